@@ -1,0 +1,138 @@
+"""What is in a record file, and batches from it."""
+
+import os
+import struct
+from array import array
+from dataclasses import dataclass
+from pathlib import Path
+
+import mxnet as mx
+
+from data import DataError
+
+# The framing of dmlc-core's recordio.h: a magic word, then a word whose upper 3 bits say which
+# part of a split record follows (0 whole, 1 first, 2 middle, 3 last) and whose lower 29 bits say
+# how long it is, then the data, padded to 4 bytes. It begins with the IRHeader of mx.recordio.
+_MAGIC = 0xCED7230A
+_HEAD = struct.Struct("<IIIf")
+
+
+@dataclass(frozen=True)
+class Records:
+    """A scanned record file: how many images, and the smallest and largest label."""
+
+    path: str
+    num_images: int
+    min_label: float
+    max_label: float
+
+
+def scan(path) -> Records:
+    """Count the images of a .rec file and read all of their labels, without decoding an image.
+
+    Reads 16 bytes of each record. Raises DataError where the file is missing, empty or damaged.
+    """
+    labels = array("f")
+    try:
+        size = os.path.getsize(path)
+        with open(path, "rb", buffering=0) as file:
+            position = 0
+            while position < size:
+                head = os.pread(file.fileno(), _HEAD.size, position)
+                if len(head) < _HEAD.size:
+                    raise DataError(f"{path}: cut off in the record at byte {position}")
+                magic, part_and_length, flag, label = _HEAD.unpack(head)
+                part, length = part_and_length >> 29, part_and_length & ((1 << 29) - 1)
+                if magic != _MAGIC:
+                    raise DataError(f"{path}: no record at byte {position}: not a .rec file?")
+                if part in (0, 1):
+                    if flag > 1:
+                        raise DataError(
+                            f"{path}: the record at byte {position} has {flag} labels, not one"
+                        )
+                    labels.append(label)
+                position += 8 + (length + 3) // 4 * 4
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    if position > size:
+        raise DataError(f"{path}: cut off: its last record ends at byte {position} of {size}")
+    if not labels:
+        raise DataError(f"{path}: no records in it")
+    return Records(str(path), len(labels), min(labels), max(labels))
+
+
+def require(path, prepare: str):
+    """Raise DataError, with the command that makes it, where the record file is missing."""
+    if not Path(path).exists():
+        raise DataError(f"{path} is missing; make it with: {prepare}")
+
+
+def check_labels(records: Records, num_classes: int):
+    """Raise DataError where a label is outside [0, num_classes): MXNet would train on it."""
+    for label in (records.min_label, records.max_label):
+        if not 0 <= label < num_classes or label != int(label):
+            raise DataError(
+                f"{records.path}: label {label:g} is not a whole number from 0 to {num_classes - 1}"
+            )
+
+
+class EpochIter(mx.io.DataIter):
+    """Batches of records, each epoch from a fresh ImageRecordIter with a seed of its own.
+
+    An ImageRecordIter's second epoch goes on from the random state that its first one left, and
+    leaves out the images that have filled up the first one's last batch. Here every epoch has all
+    images, and epoch e can be had without those before it: shuffle and augmentation follow from
+    (seed, e, part). Every batch carries its place, `batch.epoch` and `batch.number` (both from 0),
+    and `batch.seed`, for what is drawn at random while it is trained on.
+    The last batch of an epoch is filled up with the epoch's first images.
+
+    Parameters
+    ----------
+    record_args : dict
+        Arguments of ImageRecordIter.
+    seed : int
+        Any whole number.
+    epoch, number : int
+        The place of the first batch.
+    """
+
+    def __init__(self, record_args: dict, seed: int = 0, epoch: int = 0, number: int = 0):
+        super().__init__(record_args["batch_size"])
+        self._args = dict(record_args)
+        self._seed = seed
+        self._part = record_args.get("part_index", 0)
+        self._open(epoch)
+        self.provide_data = self._records.provide_data
+        self.provide_label = self._records.provide_label
+        for _ in range(number):
+            self.next()
+
+    def _open(self, epoch):
+        seed = epoch_seed(self._seed, epoch, self._part)
+        self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
+        self.epoch, self.number = epoch, 0
+
+    def reset(self):
+        self._open(self.epoch + 1)
+
+    def next(self):
+        batch = self._records.next()
+        batch.epoch, batch.number = self.epoch, self.number
+        batch.seed = epoch_seed(self._seed, self.epoch, self._part, self.number)
+        self.number += 1
+        return batch
+
+
+def epoch_seed(*numbers: int) -> int:
+    """Mix whole numbers to a seed, 0 <= seed < 2**31 (splitmix64's finalizer, Steele 2014)."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed + number + 0x9E3779B97F4A7C15) % 2**64
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
+        mixed ^= mixed >> 31
+    return mixed % 2**31
+
+
+def training_args(record_args: dict, augmentation: dict) -> dict:
+    return {**record_args, "shuffle": True, **augmentation}

@@ -1,0 +1,316 @@
+"""Checkpoints: written whole or not at all, verified before they are believed.
+
+A generation is what a run needs to go on from one place, and consists of
+
+    PREFIX-symbol.json   the network, as mx.sym.load reads it (one for all generations)
+    PREFIX-0003.params   parameters and moving statistics after 3 epochs, as mx.nd.load reads them
+    PREFIX-0003.states   optimizer states, in the same format
+    PREFIX-0003.json     where the run was, and the SHA-256 of each of these files and of itself
+
+or, within the 4th epoch after 120 batches, of PREFIX-0003-000120.params and so on. The .json is
+written last: a generation without it does not exist. `mx.model.load_checkpoint(PREFIX, 3)` reads
+one too.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from model import ModelError, ndarray_file
+
+_FORMAT = 1
+_SUFFIXES = (".params", ".states", ".json")
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """A place in a run: epochs done, and batches done in the next one."""
+
+    epoch: int
+    batch: int = 0
+
+    def __str__(self):
+        return f"epoch {self.epoch}" + (f", batch {self.batch}" if self.batch else "")
+
+    @property
+    def stem(self) -> str:
+        return f"{self.epoch:04d}" + (f"-{self.batch:06d}" if self.batch else "")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A verified, loaded generation.
+
+    place : where the run was.
+    symbol_json : the network.
+    params, states : name -> numpy array.
+    run : what the run wrote about itself (`Checkpoints.save`).
+    """
+
+    place: Place
+    symbol_json: str
+    params: dict
+    states: dict
+    run: dict
+
+
+class Checkpoints:
+    """The generations of one prefix."""
+
+    def __init__(self, prefix):
+        self.prefix = Path(prefix)
+        self.folder = self.prefix.parent
+        self._symbol = self._path("symbol.json")
+
+    def _path(self, ending) -> Path:
+        return self.folder / f"{self.prefix.name}-{ending}"
+
+    def _file(self, place, suffix) -> Path:
+        return self._path(place.stem + suffix)
+
+    def params_file(self, place: Place) -> Path:
+        return self._file(place, ".params")
+
+    # Reading
+
+    def places(self) -> list:
+        """Places with any file of a generation, whole or not, in the order of the run."""
+        pattern = re.compile(
+            re.escape(self.prefix.name) + r"-(\d{4,})(?:-(\d{6,}))?\.(?:params|states|json)"
+        )
+        matches = (pattern.fullmatch(name) for name in self._names())
+        return sorted({Place(int(m[1]), int(m[2] or 0)) for m in matches if m})
+
+    def _names(self):
+        try:
+            return os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ModelError(f"{self.folder}: {error.strerror}") from None
+
+    def load(self, place: Place) -> Generation:
+        """Return the generation at `place`. Raises ModelError where any byte of it is wrong."""
+        described = self._describe(place)
+        content = {}
+        for path in (self._symbol, self._file(place, ".params"), self._file(place, ".states")):
+            content[path] = _read(path)
+            expected = described["files"].get(path.name)
+            if expected != hashlib.sha256(content[path]).hexdigest():
+                raise ModelError(f"{path}: damaged: not what {self._file(place, '.json')} expects")
+        arrays = []
+        for suffix in (".params", ".states"):
+            path = self._file(place, suffix)
+            try:
+                arrays.append(ndarray_file.parse(content[path]))
+            except ndarray_file.FormatError as error:
+                raise ModelError(f"{path}: {error}") from None
+        return Generation(place, content[self._symbol].decode(), *arrays, described["run"])
+
+    def _describe(self, place) -> dict:
+        path = self._file(place, ".json")
+        if not path.exists() and self._file(place, ".params").exists():
+            raise ModelError(
+                f"{self._file(place, '.params')} has no {path.name}: never finished, "
+                "or not written by this script"
+            )
+        try:
+            described = json.loads(_read(path))
+            digest = described.pop("sha256")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise ModelError(f"{path}: damaged") from None
+        if digest != _digest(described):
+            raise ModelError(f"{path}: damaged")
+        if described["format"] != _FORMAT:
+            raise ModelError(f"{path}: format {described['format']}, this script knows {_FORMAT}")
+        return described
+
+    def newest(self) -> tuple:
+        """Return (the generation saved last of those that verify or None, the errors of others
+        saved after it).
+
+        Last in time, by the counter in the files: a run that went back to epoch 3 and has saved
+        epoch 4 again goes on from there, whatever later epochs an earlier run has left.
+        """
+        counted = []
+        for place in self.places():
+            try:
+                counted.append((self._describe(place)["count"], place))
+            except ModelError:
+                counted.append((float("inf"), place))
+        passed_over = []
+        for _, place in sorted(counted, reverse=True):
+            try:
+                return self.load(place), passed_over
+            except ModelError as error:
+                passed_over.append(str(error))
+        return None, passed_over
+
+    # Writing
+
+    def save(self, place: Place, symbol_json: str, params: dict, states: dict, run: dict) -> int:
+        """Write a generation beside what is there; return its size in bytes.
+
+        params, states : name -> numpy array. run : anything that JSON holds.
+        Raises ModelError where it can't be written; earlier generations stay as they are.
+        """
+        json_path = self._file(place, ".json")
+        size = 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            count = 1 + max([self._count(other) for other in self.places()], default=0)
+            # Replacing a generation: without its .json it is gone, so that it is never mixed.
+            json_path.unlink(missing_ok=True)
+            files = {}
+            for path, dump in (
+                (self._symbol, lambda write: write(symbol_json.encode())),
+                (self._file(place, ".params"), lambda write: ndarray_file.dump(params, write)),
+                (self._file(place, ".states"), lambda write: ndarray_file.dump(states, write)),
+            ):
+                files[path.name], written = write_whole(path, dump)
+                size += written
+            described = {"format": _FORMAT, "count": count, "files": files, "run": run}
+            size += self._write_description(place, described)
+        except OSError as error:
+            for path in self._leftovers():
+                path.unlink(missing_ok=True)
+            name = error.filename or json_path
+            raise ModelError(
+                f"{name}: {os.strerror(error.errno)}: no checkpoint of {place} could be written"
+            ) from None
+        return size
+
+    def _write_description(self, place, described) -> int:
+        text = json.dumps({**described, "sha256": _digest(described)}, indent=1).encode()
+        return write_whole(self._file(place, ".json"), lambda write: write(text))[1]
+
+    def annotate(self, place: Place, **additions):
+        """Replace entries of what the run wrote about itself in the generation at `place`."""
+        described = self._describe(place)
+        described["run"].update(additions)
+        try:
+            self._write_description(place, described)
+        except OSError as error:
+            raise ModelError(f"{error.filename}: {os.strerror(error.errno)}") from None
+
+    def in_order(self) -> list:
+        """Places of the generations, in the order in which they were saved."""
+        counted = [(self._count(place), place) for place in self.places()]
+        return [place for count, place in sorted(counted) if count]
+
+    def _count(self, place) -> int:
+        try:
+            return self._describe(place)["count"]
+        except ModelError:
+            return 0
+
+    def _leftovers(self):
+        start = f"{self.prefix.name}-"
+        return [
+            self.folder / name
+            for name in self._names()
+            if name.startswith(start) and name.endswith(_UNFINISHED)
+        ]
+
+    def remove(self, places):
+        """Delete generations, the .json first: what is left of one is never taken for whole."""
+        for place in places:
+            for suffix in reversed(_SUFFIXES):
+                self._file(place, suffix).unlink(missing_ok=True)
+
+    def clean(self):
+        """Delete what a killed run has left half written."""
+        for path in self._leftovers():
+            path.unlink(missing_ok=True)
+
+    # The best one
+
+    def set_best(self, place: Place):
+        """Have PREFIX-best.params name the parameters of `place` (a symbolic link)."""
+        new = self._path("best.params" + _UNFINISHED)
+        new.unlink(missing_ok=True)
+        new.symlink_to(self._file(place, ".params").name)
+        os.replace(new, self._path("best.params"))
+        _sync_folder(self.folder)
+
+    def free_bytes(self) -> int:
+        """Bytes that this user may still write in the checkpoints' folder."""
+        folder = self.folder
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def check_free(self, size: int):
+        """Raise ModelError where a checkpoint of `size` bytes won't fit."""
+        free = self.free_bytes()
+        if free < size:
+            raise ModelError(
+                f"{self.folder}: {free >> 20} MB free, a checkpoint needs {size >> 20} MB"
+            )
+
+    def check_writable(self):
+        """Raise ModelError where a checkpoint could not be written for want of permission."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self._path("writable"), lambda write: write(b"."))
+            self._path("writable").unlink()
+        except OSError as error:
+            raise ModelError(
+                f"{error.filename or self.folder}: {os.strerror(error.errno)}: "
+                "no checkpoint could be written there"
+            ) from None
+
+
+_UNFINISHED = ".part"
+
+
+def write_whole(path: Path, dump) -> tuple:
+    """Write a file beside `path`, sync it and give it its name.
+
+    `dump` is called with a function that writes bytes. Return (SHA-256 in hexadecimal, bytes
+    written). The checksum is that of the bytes handed over, not of what the disk made of them.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    part = path.with_name(path.name + _UNFINISHED)
+    with open(part, "wb") as file:
+
+        def write(data):
+            nonlocal size
+            digest.update(data)
+            size += file.write(data)
+
+        dump(write)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _sync_folder(path.parent)
+    return digest.hexdigest(), size
+
+
+def _sync_folder(folder):
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some file systems can't sync a folder; they order renames by themselves.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _digest(described) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: {os.strerror(error.errno)}") from None

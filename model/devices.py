@@ -1,0 +1,123 @@
+"""What a network runs on: CPU threads and GPUs, looked at before MXNet is loaded.
+
+    python -m model.devices
+
+makes the CUDA libraries that requirements.txt installs as wheels known to MXNet.
+"""
+
+import ctypes
+import importlib.util
+import math
+import os
+from pathlib import Path
+
+from model import ModelError
+
+#: Compute capabilities that the mxnet-cu112 wheels hold machine code for run on every GPU of the
+#: same generation and a later step of it: 5.0, 6.0, 7.0, 8.0 and 8.6, and so up to 8.9.
+SUPPORTED_GENERATIONS = (5, 6, 7, 8)
+
+# cuda.h: CUdevice_attribute.
+_COMPUTE_CAPABILITY = (75, 76)
+
+
+def prepare_environment():
+    """Set what MXNet reads from the environment when it is loaded, where the user has not."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    # Says nothing but that oneDNN is in use.
+    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+
+
+def usable_cores(cgroup="/sys/fs/cgroup") -> int:
+    """Cores that this process may use: its affinity and its container's CPU limit, rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path(cgroup, "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = Path(cgroup, "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = Path(cgroup, "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return cores
+    if quota in ("max", "-1"):
+        return cores
+    return max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+def gpus() -> list:
+    """Return the compute capability, (major, minor), of each GPU that the driver shows."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    count, device, value = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    found = []
+    for i in range(count.value):
+        driver.cuDeviceGet(ctypes.byref(device), i)
+        capability = []
+        for attribute in _COMPUTE_CAPABILITY:
+            driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+            capability.append(value.value)
+        found.append(tuple(capability))
+    return found
+
+
+def check_gpus(wanted, found):
+    """Raise ModelError where a GPU in `wanted` (ids) is not in `found` (capabilities) or too new
+    or too old for MXNet."""
+    for i in wanted:
+        if i >= len(found):
+            there = f"{len(found)}, numbered from 0" if found else "none (is the driver loaded?)"
+            raise ModelError(f"GPU {i} isn't there: the GPUs of this machine: {there}")
+        major, minor = found[i]
+        if major not in SUPPORTED_GENERATIONS:
+            raise ModelError(
+                f"GPU {i} has compute capability {major}.{minor}; mxnet-cu112 has code for "
+                "5.0 to 8.9 (Maxwell to Ada) only: use another GPU, or --gpus= for the CPU"
+            )
+
+
+def import_mxnet():
+    """Import mxnet, or raise ModelError with what is missing and the way to get it."""
+    prepare_environment()
+    try:
+        import mxnet
+    except (ImportError, OSError, AttributeError) as error:
+        raise ModelError(f"mxnet can't be loaded: {_way_out(error)}") from None
+    return mxnet
+
+
+def _way_out(error):
+    reason = str(error).splitlines()[0]
+    if "libcuda.so.1" in reason:
+        return f"{reason}: no NVIDIA driver here; install requirements-cpu.txt instead"
+    if isinstance(error, OSError):
+        return f"{reason}: install requirements.txt, then run python -m model.devices"
+    if isinstance(error, AttributeError):
+        return f"{reason}: MXNet 1.9.1 needs numpy<1.24; install requirements-cpu.txt"
+    return f"{reason}: ./run.sh setup installs it"
+
+
+def link_cuda_libraries() -> int:
+    """Link the CUDA libraries of the nvidia-*-cu11 wheels beside libmxnet.so; return how many.
+
+    libmxnet.so looks for libraries in its own folder first (its RPATH is $ORIGIN), so that
+    `import mxnet` finds them in any script, without LD_LIBRARY_PATH. mxnet is not imported here.
+    """
+    spec = importlib.util.find_spec("mxnet")
+    if spec is None:
+        raise ModelError("mxnet is not installed: ./run.sh setup installs it")
+    target = Path(spec.origin).parent
+    libraries = sorted(target.parent.glob("nvidia/*/lib/*.so.*"))
+    for library in libraries:
+        link = target / library.name
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(os.path.relpath(library, target))
+    return len(libraries)
+
+
+if __name__ == "__main__":
+    print(f"{link_cuda_libraries()} CUDA libraries linked beside libmxnet.so")

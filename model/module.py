@@ -1,0 +1,130 @@
+"""An MXNet Module whose whole state can be taken out and put back."""
+
+import mxnet as mx
+import numpy as np
+
+from model import ModelError
+
+
+class ResumableModule(mx.mod.Module):
+    """Module that computes the same from the same state, and gives all of its state.
+
+    Batches carry `batch.seed`: it decides what dropout draws for them.
+    """
+
+    def forward_backward(self, data_batch):
+        mx.random.seed(data_batch.seed)
+        super().forward_backward(data_batch)
+
+    def init_optimizer(self, *args, **kwargs):
+        super().init_optimizer(*args, **kwargs)
+        if self._states_to_restore is not None:
+            self._put_states(self._states_to_restore)
+            self._states_to_restore = None
+
+    _states_to_restore = None
+
+    def restore_states(self, states: dict):
+        """Have `init_optimizer` put back what `training_state` gave."""
+        self._states_to_restore = states
+
+    def training_state(self, at_epoch_end: bool) -> dict:
+        """Return name -> numpy array of all that the parameters don't hold.
+
+        ``NAME:i`` is the i-th optimizer state of parameter NAME (momentum, for nag). Within an
+        epoch, ``NAME@k`` is the moving statistic NAME on device k of several: each keeps its own,
+        and `fit` averages them only when the epoch ends.
+        """
+        arrays = {}
+        updater = self._any_updater()
+        for index, name in enumerate(self._exec_group.param_names):
+            for key in self._state_keys(index, name)[:1]:
+                slots = _as_slots(updater.states.get(key)) if updater else ()
+                for i, slot in enumerate(slots):
+                    arrays[f"{name}:{i}"] = slot.asnumpy()
+        if len(self._context) > 1 and not at_epoch_end:
+            for name, block in zip(self._exec_group.aux_names, self._exec_group.aux_arrays):
+                for k, array in enumerate(block):
+                    arrays[f"{name}@{k}"] = array.asnumpy()
+        return arrays
+
+    def _put_states(self, arrays):
+        updater = self._any_updater()
+        used = set()
+        for index, name in enumerate(self._exec_group.param_names):
+            weight = self._exec_group.param_arrays[index][0]
+            for key in self._state_keys(index, name) if updater else ():
+                state = self._optimizer.create_state_multi_precision(key, weight)
+                for i, slot in enumerate(_as_slots(state)):
+                    saved = arrays.get(f"{name}:{i}")
+                    if saved is None or saved.shape != slot.shape:
+                        found = "missing" if saved is None else f"of shape {saved.shape}"
+                        raise ModelError(
+                            f"optimizer state {name}:{i} is {found}, not {slot.shape}: "
+                            "saved from another network or optimizer?"
+                        )
+                    slot[:] = saved
+                    used.add(f"{name}:{i}")
+                updater.states[key] = state
+                # Not yet on the device of its weight: the updater moves it there.
+                updater.states_synced[key] = False
+        for name, block in zip(self._exec_group.aux_names, self._exec_group.aux_arrays):
+            # A checkpoint of another number of devices keeps to the average, which is set already.
+            if sum(key.startswith(f"{name}@") for key in arrays) == len(block) > 1:
+                for k, array in enumerate(block):
+                    array[:] = arrays[f"{name}@{k}"]
+        unknown = [key for key in arrays if ":" in key and key not in used]
+        if updater and unknown:
+            raise ModelError(f"optimizer state {unknown[0]} has no place in this network")
+
+    def _any_updater(self):
+        """The optimizer's states: here, in the local kvstore, or (None) on parameter servers."""
+        return self._kvstore._updater if self._update_on_kvstore else self._updater
+
+    def _state_keys(self, index, name):
+        if self._update_on_kvstore:
+            return [name]
+        devices = len(self._context)
+        return [index * devices + k for k in range(devices)]
+
+    def _sync_params_from_devices(self):
+        # Module averages each weight over the devices, which hold equal copies. The average of
+        # three equal numbers need not be that number, and the run would go on from other bits
+        # than the kvstore's. Moving statistics do differ, and are averaged as Module does.
+        for name, block in zip(self._exec_group.param_names, self._exec_group.param_arrays):
+            block[0].copyto(self._arg_params[name])
+        for name, block in zip(self._exec_group.aux_names, self._exec_group.aux_arrays):
+            mean = sum(array.copyto(mx.cpu()) for array in block) / len(block)
+            mean.astype(self._aux_params[name].dtype).copyto(self._aux_params[name])
+        self._params_dirty = False
+
+    def all_finite(self) -> bool:
+        """True where no parameter of the first device is NaN or infinite."""
+        first = [block[0] for block in self._exec_group.param_arrays]
+        return bool(mx.nd.multi_all_finite(*first, num_arrays=len(first)).asscalar())
+
+
+def _as_slots(state) -> tuple:
+    if state is None:
+        return ()
+    if isinstance(state, (tuple, list)):
+        return tuple(slot for part in state for slot in _as_slots(part))
+    return (state,)
+
+
+def numpy_params(arg_params: dict, aux_params: dict) -> dict:
+    """Return the entries of a .params file, ``arg:NAME`` and ``aux:NAME``, as numpy arrays."""
+    arrays = {f"arg:{name}": array.asnumpy() for name, array in sorted(arg_params.items())}
+    arrays.update({f"aux:{name}": array.asnumpy() for name, array in sorted(aux_params.items())})
+    return arrays
+
+
+def ndarray_params(arrays: dict) -> tuple:
+    """Return (arg_params, aux_params) of a .params file's entries."""
+    split = {"arg": {}, "aux": {}}
+    for key, array in arrays.items():
+        kind, _, name = key.partition(":")
+        if kind not in split:
+            raise ModelError(f"entry {key!r} is neither arg: nor aux:")
+        split[kind][name] = mx.nd.array(array, dtype=np.dtype(array.dtype))
+    return split["arg"], split["aux"]

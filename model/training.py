@@ -1,0 +1,314 @@
+"""The training run: Module.fit, and what happens after each batch and epoch."""
+
+import logging
+import math
+import os
+import platform
+import signal
+import time
+from dataclasses import dataclass
+
+import mxnet as mx
+
+from model import Interrupted, ModelError
+from model.checkpoint import Checkpoints, Generation, Place
+from model.evaluate import evaluate, new_metric
+from model.module import ResumableModule, ndarray_params, numpy_params
+from model.running import running_symbol
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate `lr` from epoch `since` on, times `factor` at the start of each of `steps`
+    (epochs) that comes later."""
+
+    lr: float
+    since: int
+    steps: tuple
+    factor: float
+
+    def at(self, epoch: int) -> float:
+        passed = [step for step in self.steps if self.since < step <= epoch]
+        return self.lr * self.factor ** len(passed)
+
+    def scheduler(self, batches: int):
+        """Return MXNet's scheduler, which counts updates; None for a constant rate."""
+        updates = [step * batches for step in self.steps if step > self.since]
+        if not updates:
+            return None
+        return mx.lr_scheduler.MultiFactorScheduler(updates, self.factor, base_lr=self.lr)
+
+
+@dataclass(frozen=True)
+class Housekeeping:
+    """When to write checkpoints (None: never, or all) and log lines."""
+
+    checkpoint_epochs: int = 1
+    checkpoint_batches: int = None
+    keep: int = None
+    frequent: int = 50
+
+
+class Trainer:
+    """Trains `symbol` and keeps its checkpoints.
+
+    Parameters
+    ----------
+    symbol : the network as it is saved.
+    contexts, kvstore : as for mx.mod.Module and its `fit`.
+    checkpoints : where to write; None for the workers that don't.
+    settings : what the run was told, written into each checkpoint.
+    batches, batch_size : updates in an epoch, images of a worker in an update.
+    """
+
+    def __init__(
+        self,
+        symbol,
+        contexts: list,
+        kvstore,
+        checkpoints: Checkpoints,
+        settings: dict,
+        num_classes: int,
+        batches: int,
+        batch_size: int,
+        schedule: Schedule,
+        optimizer_params: dict,
+        housekeeping: Housekeeping,
+        memonger: bool = False,
+    ):
+        self.symbol = symbol
+        self.kvstore = kvstore
+        self.checkpoints = checkpoints
+        self.settings = settings
+        self.batches = batches
+        self.schedule = schedule
+        self.optimizer_params = optimizer_params
+        self.housekeeping = housekeeping
+        self.module = ResumableModule(running_symbol(symbol, memonger), context=contexts)
+        self.metric = _ResumableMetric(new_metric(num_classes).metrics)
+        self.validation_metric = new_metric(num_classes)
+        self.speedometer = mx.callback.Speedometer(batch_size, housekeeping.frequent)
+        self.outdated = []
+        self.best = None
+        self.stop_signal = None
+        self.log = logging.getLogger()
+
+    def fit(
+        self,
+        images,
+        validation,
+        num_epochs: int,
+        seed: int,
+        start: Place,
+        generation: Generation = None,
+        outdated: list = (),
+    ):
+        """Train from `start` to `num_epochs` epochs.
+
+        images : data.records.EpochIter, at `start`. validation : DataIter or None.
+        generation : what to go on from. outdated : places whose checkpoints the first new one
+        replaces. Raises Interrupted, and ModelError where the run can't go on.
+        """
+        self.validation = validation
+        self.num_epochs = num_epochs
+        self.outdated = list(outdated)
+        arg_params = aux_params = None
+        if generation:
+            arg_params, aux_params = ndarray_params(generation.params)
+            self.module.restore_states(generation.states)
+            self.best = generation.run["best"]
+            if start.batch:
+                self._restore_figures(generation.run["figures"], start.batch)
+        signals = (signal.SIGINT, signal.SIGTERM)
+        handlers = {number: signal.signal(number, self._on_signal) for number in signals}
+        try:
+            if generation and not start.batch and not generation.run["validation"]:
+                self._validate_late(images, generation, arg_params, aux_params)
+            mx.random.seed(seed)
+            self.module.fit(
+                images,
+                eval_metric=self.metric,
+                kvstore=self.kvstore,
+                optimizer="nag",
+                optimizer_params={
+                    **self.optimizer_params,
+                    "learning_rate": self.schedule.lr,
+                    "lr_scheduler": self.schedule.scheduler(self.batches),
+                    "begin_num_update": start.epoch * self.batches + start.batch,
+                },
+                # The 2017 script's.
+                initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
+                arg_params=arg_params,
+                aux_params=aux_params,
+                batch_end_callback=self._after_batch,
+                epoch_end_callback=self._after_epoch,
+                begin_epoch=start.epoch,
+                num_epoch=num_epochs,
+            )
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    def summary(self) -> str:
+        if not self.checkpoints:
+            return "this worker writes no checkpoint"
+        last = self.checkpoints.params_file(Place(self.num_epochs))
+        if not self.best:
+            return f"{last}"
+        accuracy, epoch = self.best["accuracy"], self.best["epoch"]
+        return f"{last}; best validation accuracy {accuracy:.4f}, after epoch {epoch}"
+
+    # After each batch and epoch
+
+    def _after_batch(self, param):
+        batch = param.locals["data_batch"]
+        place = Place(batch.epoch, batch.number + 1)
+        if not all(math.isfinite(metric.sum_metric) for metric in self.metric.metrics):
+            self._diverged(place, "the loss")
+        self.speedometer(param._replace(nbatch=batch.number))
+        if batch.number % self.housekeeping.frequent == 0:
+            self._check_parameters(place)
+        if param.locals["end_of_batch"]:
+            return  # the end of the epoch has a checkpoint of its own
+        every = self.housekeeping.checkpoint_batches
+        if self.stop_signal or (every and place.batch % every == 0):
+            self._save(place)
+        if self.stop_signal:
+            raise self._interrupted(place)
+
+    def _after_epoch(self, epoch, *_):
+        place = Place(epoch + 1)
+        self._check_parameters(place)
+        self.log.info("Epoch[%d] Learning-rate=%g", epoch, self.schedule.at(epoch))
+        due = place.epoch % self.housekeeping.checkpoint_epochs == 0
+        saved = due or place.epoch == self.num_epochs
+        # First the checkpoint, then its score: validation may take long, and may be interrupted.
+        if saved:
+            self._save(place)
+        validated = not self.validation or self._validate(self.module, place, saved)
+        if self.stop_signal and not saved:
+            self._save(place)
+        self._prune()
+        if self.stop_signal and not (validated and place.epoch == self.num_epochs):
+            raise self._interrupted(place)
+
+    def _validate(self, module, place, saved) -> bool:
+        """Score the network and log it; False where a signal came between."""
+        values = evaluate(module, self.validation, self.validation_metric, lambda: self.stop_signal)
+        if values is None:
+            return False
+        for name, value in values:
+            self.log.info("Epoch[%d] Validation-%s=%f", place.epoch - 1, name, value)
+        if saved and self.checkpoints:
+            accuracy = dict(values)["accuracy"]
+            better = self.best is None or accuracy > self.best["accuracy"]
+            if better:
+                self.best = {"epoch": place.epoch, "accuracy": accuracy}
+            self.checkpoints.annotate(place, validation=dict(values), best=self.best)
+            if better:
+                self.checkpoints.set_best(place)
+        return True
+
+    def _validate_late(self, images, generation, arg_params, aux_params):
+        """Validate what a run has saved and was then stopped before it could validate."""
+        if not self.validation:
+            return
+        module = mx.mod.Module(self.symbol, context=self.module._context)
+        module.bind(images.provide_data, images.provide_label, for_training=False)
+        module.set_params(arg_params, aux_params)
+        if not self._validate(module, generation.place, saved=True):
+            raise self._interrupted(generation.place)
+
+    # Divergence and signals
+
+    def _check_parameters(self, place):
+        if not self.module.all_finite():
+            self._diverged(place, "a parameter")
+
+    def _diverged(self, place, what):
+        raise ModelError(
+            f"{what} is NaN or infinite at {place}: not saved; "
+            "go on from the last checkpoint with --retrain and a smaller --lr"
+        )
+
+    def _on_signal(self, number, _frame):
+        if self.stop_signal:
+            os._exit(128 + number)
+        self.stop_signal = number
+
+    def _interrupted(self, place):
+        self.log.info(
+            "stopped by %s at %s; the same command with --retrain goes on from there",
+            signal.Signals(self.stop_signal).name, place,
+        )  # fmt: skip
+        return Interrupted(self.stop_signal)
+
+    # Checkpoints
+
+    def _save(self, place):
+        if not self.checkpoints:
+            return
+        self._check_parameters(place)
+        arg_params, aux_params = self.module.get_params()
+        params = numpy_params(arg_params, aux_params)
+        states = self.module.training_state(at_epoch_end=not place.batch)
+        run = {
+            "settings": self.settings,
+            "lr": self.schedule.lr,
+            "lr_epoch": self.schedule.since,
+            "updates": place.epoch * self.batches + place.batch,
+            "batches": self.batches,
+            "figures": self._figures() if place.batch else None,
+            "validation": None,
+            "best": self.best,
+            "versions": {"python": platform.python_version(), "mxnet": mx.__version__},
+            "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        self.checkpoints.remove(self.outdated)
+        size = self.checkpoints.save(place, self.symbol.tojson(), params, states, run)
+        # Within an epoch a checkpoint lives until the next one.
+        self.checkpoints.remove(p for p in self.checkpoints.places() if p.batch and p != place)
+        self.outdated = []
+        self.log.info('Saved checkpoint to "%s"', self.checkpoints.params_file(place))
+        free = self.checkpoints.free_bytes()
+        if free < size:
+            self.log.warning(
+                "%s: %d MB free: the next checkpoint, of %d MB, won't fit",
+                self.checkpoints.folder, free >> 20, size >> 20,
+            )  # fmt: skip
+
+    def _prune(self):
+        if not self.checkpoints or not self.housekeeping.keep:
+            return
+        in_order = [p for p in self.checkpoints.in_order() if not p.batch]
+        old = in_order[: -self.housekeeping.keep]
+        self.checkpoints.remove(p for p in old if not self.best or p.epoch != self.best["epoch"])
+
+    # The running figures of an epoch
+
+    def _figures(self):
+        return [
+            [float(m.sum_metric), m.num_inst, float(m.global_sum_metric), m.global_num_inst]
+            for m in self.metric.metrics
+        ]
+
+    def _restore_figures(self, figures, batch):
+        self.metric.restored = figures
+        # As it stands behind that many batches: its next line is then due when it would have been.
+        self.speedometer.init = True
+        self.speedometer.last_count = batch - 1
+        self.speedometer.tic = time.time()
+
+
+class _ResumableMetric(mx.metric.CompositeEvalMetric):
+    """Metric that a fit's first `reset` sets to `restored`, if that is given."""
+
+    restored = None
+
+    def reset(self):
+        super().reset()
+        if self.restored:
+            for metric, figures in zip(self.metrics, self.restored):
+                metric.sum_metric, metric.num_inst = figures[:2]
+                metric.global_sum_metric, metric.global_num_inst = figures[2:]
+            self.restored = None

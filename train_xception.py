@@ -1,0 +1,525 @@
+"""Train Xception on image records.
+
+    python -u train_xception.py --gpus=0,1,2,3
+    python -u train_xception.py --gpus=0,1,2,3 --retrain
+
+Arguments -> network -> data -> devices -> fit, in this order. Exit code 0: trained; 2: the
+arguments can't be used; 1: the run failed; 130, 143: stopped by SIGINT, SIGTERM.
+"""
+
+import argparse
+import math
+import shlex
+import sys
+from pathlib import Path
+
+from data import DataError
+from data.datasets import DATASETS
+from log.lines import open_log
+from model import Interrupted, ModelError
+
+# mxnet takes seconds to load, and reads its environment when it does: what imports it is imported
+# where it is needed, when the arguments are known to be good.
+
+
+# Arguments
+
+
+def parse_arguments(argv) -> argparse.Namespace:
+    """Return the arguments, those of the data set filled in where they were not given."""
+
+    class OneLineParser(argparse.ArgumentParser):
+        def error(self, message):
+            self.exit(2, f"{self.prog}: error: {message}\n")
+
+    class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+        def _get_help_string(self, action):
+            # A default of None is one that the help tells in words.
+            return action.help if action.default is None else super()._get_help_string(action)
+
+    parser = OneLineParser(
+        prog="train_xception.py",
+        description="Train Xception on image records (.rec files).",
+        formatter_class=Defaults,
+    )
+
+    def by_data_type(text):
+        values = ", ".join(f"{name}: {text(data)}" for name, data in DATASETS.items())
+        return f"(default by data type: {values})"
+
+    group = parser.add_argument_group("devices")
+    group.add_argument(
+        "--gpus",
+        type=gpu_ids,
+        metavar="IDS",
+        help="GPUs to train on, as in 0,1,2,3; empty (--gpus=) for the CPU "
+        "(default: 0 where there is one, else the CPU)",
+    )
+    group.add_argument(
+        "--cpus",
+        type=whole(1),
+        metavar="N",
+        help="train data-parallel on N CPU contexts, as on N GPUs (default: not)",
+    )
+    group.add_argument("--kv-store", default="device", help="type of the kvstore")
+    group.add_argument(
+        "--memonger",
+        action="store_true",
+        help="less memory, more time: keep only the blocks' outputs for the backward pass",
+    )
+    group.add_argument(
+        "--workspace",
+        type=whole(1),
+        default=512,
+        metavar="MB",
+        help="scratch memory of a convolution on a GPU",
+    )
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--data-type", choices=DATASETS, default="imagenet", help="data set")
+    group.add_argument(
+        "--data-dir", metavar="DIR", help="folder of the .rec files (default: ./data/<data type>/)"
+    )
+    group.add_argument(
+        "--data-train",
+        metavar="REC",
+        help="training records " + by_data_type(lambda data: data.train_records[2]),
+    )
+    group.add_argument(
+        "--data-val",
+        metavar="REC",
+        help="validation records; empty for none " + by_data_type(lambda data: data.val_records),
+    )
+    group.add_argument(
+        "--image-shape",
+        type=image_shape,
+        metavar="C,H,W",
+        help="channels, height, width of the network's input "
+        + by_data_type(lambda data: ",".join(map(str, data.image_shape))),
+    )
+    group.add_argument(
+        "--num-examples",
+        type=whole(1),
+        metavar="N",
+        help="training images (default: as many as the records hold)",
+    )
+    group.add_argument(
+        "--num-classes",
+        type=whole(1),
+        metavar="N",
+        help="classes (default: the largest training label + 1)",
+    )
+    group.add_argument(
+        "--aug-level",
+        type=int,
+        choices=(1, 2, 3),
+        default=2,
+        help="augmentation: 1 crop and mirror; 2 scale, aspect ratio and colour too; 3 rotation "
+        "and shear too; cifar10 and digits always have a padded crop alone",
+    )
+    group.add_argument(
+        "--rgb-mean", type=three_numbers, default=(0, 0, 0), metavar="R,G,B", help="taken off"
+    )
+    group.add_argument(
+        "--rgb-std", type=three_numbers, default=(1, 1, 1), metavar="R,G,B", help="divided by"
+    )
+    group.add_argument(
+        "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads"
+    )
+    group.add_argument("--list-dir", default="./", help="not used, and was not in 2017")
+
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--filters",
+        choices=("reduced", "original"),
+        default="reduced",
+        help="numbers of filters: those of the 2017 script, or of the paper",
+    )
+    group.add_argument("--dropout", type=float, default=0.2, help="before the classifier")
+    group.add_argument("--bn-mom", type=float, default=0.9, help="momentum of BatchNorm")
+
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--batch-size",
+        type=whole(1),
+        default=256,
+        metavar="N",
+        help="images a batch, over all devices of a worker",
+    )
+    group.add_argument(
+        "--num-epochs",
+        type=whole(1),
+        metavar="N",
+        help="epochs, counted from the start of the run "
+        + by_data_type(lambda data: data.num_epochs),
+    )
+    group.add_argument(
+        "--lr",
+        type=positive,
+        metavar="X",
+        help="learning rate (default: 0.1; with --retrain, the one that the run had)",
+    )
+    group.add_argument(
+        "--lr-steps",
+        type=epochs,
+        metavar="N,N,...",
+        help="epochs at whose start the learning rate is multiplied by --lr-factor; with --retrain "
+        "and --lr, those already begun are dropped "
+        + by_data_type(lambda data: ",".join(map(str, data.lr_steps))),
+    )
+    group.add_argument(
+        "--lr-factor", type=positive, default=0.1, metavar="X", help="see --lr-steps"
+    )
+    group.add_argument("--mom", type=float, default=0.9, help="momentum of the optimizer, nag")
+    group.add_argument("--wd", type=float, default=0.0001, help="weight decay")
+    group.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of all randomness")
+
+    group = parser.add_argument_group("checkpoints and log")
+    group.add_argument(
+        "--model-prefix",
+        metavar="PREFIX",
+        help="of the checkpoint files (default: model/xception-<data type>-0-0)",
+    )
+    group.add_argument(
+        "--retrain",
+        action="store_true",
+        help="go on from the newest checkpoint, or from that of --model-load-epoch",
+    )
+    group.add_argument(
+        "--model-load-epoch",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="what --retrain goes on from: the checkpoint of N epochs; 0 for the newest",
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start anew where there are checkpoints; the first new one deletes them",
+    )
+    group.add_argument(
+        "--checkpoint-epochs", type=whole(1), default=1, metavar="N", help="one every N epochs"
+    )
+    group.add_argument(
+        "--checkpoint-batches",
+        type=whole(1),
+        metavar="N",
+        help="within an epoch, one every N batches; the next one replaces it (default: none)",
+    )
+    group.add_argument(
+        "--keep",
+        type=whole(1),
+        metavar="N",
+        help="checkpoints to keep: the newest N and the best (default: all)",
+    )
+    group.add_argument(
+        "--frequent", type=whole(1), default=50, metavar="N", help="batches between two log lines"
+    )
+    group.add_argument(
+        "--log-file", metavar="FILE", help="(default: log/<name of the model prefix>.log)"
+    )
+
+    args = parser.parse_args(argv)
+    if args.model_load_epoch and not args.retrain:
+        parser.error(f"--model-load-epoch={args.model_load_epoch} needs --retrain")
+    if args.retrain and args.overwrite:
+        parser.error("--retrain goes on, --overwrite starts anew: give one of them")
+    if args.gpus and args.cpus:
+        parser.error("--gpus and --cpus: give one of them")
+    if not 0 <= args.dropout < 1:
+        parser.error(f"--dropout: must be in [0, 1), not {args.dropout}")
+    if not 0 <= args.bn_mom < 1:
+        parser.error(f"--bn-mom: must be in [0, 1), not {args.bn_mom}")
+    if args.lr_factor > 1:
+        parser.error(f"--lr-factor: must be at most 1, not {args.lr_factor}")
+    if not 0 <= args.mom < 1:
+        parser.error(f"--mom: must be in [0, 1), not {args.mom}")
+    if not 0 <= args.wd < math.inf:
+        parser.error(f"--wd: must be a number from 0 up, not {args.wd}")
+
+    data = DATASETS[args.data_type]
+    args.data_dir = args.data_dir or f"./data/{args.data_type}/"
+    if args.data_train is None:
+        args.data_train = str(Path(args.data_dir, data.train_records[args.aug_level]))
+    if args.data_val is None:
+        args.data_val = str(Path(args.data_dir, data.val_records))
+    args.image_shape = args.image_shape or data.image_shape
+    args.num_epochs = args.num_epochs or data.num_epochs
+    args.lr_steps = data.lr_steps if args.lr_steps is None else args.lr_steps
+    args.model_prefix = args.model_prefix or f"model/xception-{args.data_type}-0-0"
+    args.log_file = args.log_file or f"log/{Path(args.model_prefix).name}.log"
+    return args
+
+
+def whole(least):
+    def parse(text):
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, not {text!r}")
+        return int(text)
+
+    return parse
+
+
+def positive(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
+    return value
+
+
+def numbers(text, what, parse):
+    try:
+        return tuple(parse(word) for word in text.split(",") if text)
+    except (ValueError, argparse.ArgumentTypeError):
+        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}") from None
+
+
+def gpu_ids(text):
+    ids = numbers(text, "GPU numbers as in 0,1,2,3", whole(0))
+    if len(set(ids)) != len(ids):
+        raise argparse.ArgumentTypeError(f"names a GPU twice: {text}")
+    return ids
+
+
+def epochs(text):
+    steps = numbers(text, "epochs as in 20,40,60", whole(1))
+    if list(steps) != sorted(set(steps)):
+        raise argparse.ArgumentTypeError(f"must be in rising order, not {text}")
+    return steps
+
+
+def image_shape(text):
+    shape = numbers(text, "3,height,width", whole(1))
+    if len(shape) != 3 or shape[0] != 3:
+        raise argparse.ArgumentTypeError(f"must be 3,height,width, not {text!r}")
+    return shape
+
+
+def three_numbers(text):
+    values = numbers(text, "three numbers as in 123.68,116.78,103.94", float)
+    if len(values) == 1:
+        values *= 3
+    if len(values) != 3 or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"must be three numbers, not {text!r}")
+    return values
+
+
+# From the arguments to the run
+
+
+def choose_devices(args, say) -> list:
+    """Return the contexts to train on."""
+    import mxnet as mx
+
+    from model import devices
+
+    has_cuda = mx.runtime.Features().is_enabled("CUDA")
+    found = devices.gpus()
+    wanted = args.gpus
+    if wanted is None and not args.cpus:
+        wanted = (0,) if found and has_cuda else ()
+        if not found:
+            say("no GPU here: training on the CPU")
+        elif not has_cuda:
+            say("this mxnet is built without CUDA (requirements.txt has the other one): CPU")
+    if not wanted:
+        return [mx.cpu(i) for i in range(args.cpus or 1)]
+    devices.check_gpus(wanted, found)
+    if not has_cuda:
+        raise ModelError("--gpus: this mxnet is built without CUDA: install requirements.txt")
+    return [mx.gpu(i) for i in wanted]
+
+
+def look_at_records(args, say) -> tuple:
+    """Return (number of training images, number of classes). Every label is checked."""
+    from data import records
+
+    paths = [path for path in (args.data_train, args.data_val) if path]
+    for path in paths:
+        records.require(path, DATASETS[args.data_type].prepare)
+    scanned = [records.scan(path) for path in paths]
+    training = scanned[0]
+    if args.num_examples not in (None, training.num_images):
+        raise DataError(
+            f"{training.path} holds {training.num_images} images, not {args.num_examples}: "
+            "leave out --num-examples"
+        )
+    num_classes = args.num_classes or int(training.max_label) + 1
+    for each in scanned:
+        records.check_labels(each, num_classes)
+    if training.max_label + 1 < num_classes:
+        say(f"{training.path}: labels up to {training.max_label:g} only, of {num_classes} classes")
+    return training.num_images, num_classes
+
+
+def build_network(args, num_classes):
+    import symbol_xception
+
+    filters = {
+        "reduced": symbol_xception.REDUCED_FILTERS,
+        "original": symbol_xception.ORIGINAL_FILTERS,
+    }
+    return symbol_xception.get_xception_symbol(
+        num_classes=num_classes,
+        filter_list=filters[args.filters],
+        dropout=args.dropout,
+        bn_mom=args.bn_mom,
+        workspace=args.workspace,
+    )
+
+
+def find_generation(args, checkpoints, say):
+    """Return the generation to go on from, None for a run that starts anew."""
+    from model.checkpoint import Place
+
+    places = checkpoints.places()
+    if not args.retrain:
+        if places and not args.overwrite:
+            raise ModelError(
+                f"{args.model_prefix} has checkpoints, the last of {places[-1]}: "
+                "--retrain goes on from them, --overwrite starts anew"
+            )
+        return None
+    if not places:
+        raise ModelError(f"{args.model_prefix} has no checkpoint: leave out --retrain")
+    if args.model_load_epoch:
+        generation = checkpoints.load(Place(args.model_load_epoch))
+    else:
+        generation, passed_over = checkpoints.newest()
+        for error in passed_over:
+            say(f"passed over {error}")
+        if generation is None:
+            raise ModelError(f"{args.model_prefix}: none of its checkpoints can be used")
+    say(f"goes on from {checkpoints.params_file(generation.place)}, {generation.place}")
+    return generation
+
+
+#: The arguments that decide what a run computes. A checkpoint keeps them.
+SETTINGS = (
+    "data_type", "data_train", "data_val", "image_shape", "aug_level", "rgb_mean", "rgb_std",
+    "filters", "dropout", "bn_mom", "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
+)  # fmt: skip
+
+
+def prepare(args) -> tuple:
+    """Check everything that can be checked before the first batch; write nothing.
+
+    Return (trainer, the arguments of its fit, lines to say).
+    """
+    from model import devices
+
+    mx = devices.import_mxnet()
+    from data.records import EpochIter, training_args
+    from model.checkpoint import Checkpoints, Place
+    from model.network import check_params, parameter_shapes
+    from model.training import Housekeeping, Schedule, Trainer
+
+    notices = []
+    say = notices.append
+    if args.list_dir != "./":
+        say("--list-dir is not used, and was not in 2017")
+    contexts = choose_devices(args, say)
+    if len(contexts) > args.batch_size:
+        raise DataError(f"--batch-size {args.batch_size} is too small for {len(contexts)} devices")
+    num_examples, num_classes = look_at_records(args, say)
+    symbol = build_network(args, num_classes)
+    checkpoints = Checkpoints(args.model_prefix)
+    generation = find_generation(args, checkpoints, say)
+
+    kvstore, rank, workers = args.kv_store, 0, 1
+    if "dist" in args.kv_store:
+        kvstore = mx.kv.create(args.kv_store)
+        rank, workers = kvstore.rank, kvstore.num_workers
+    batches = math.ceil(num_examples / (args.batch_size * workers))
+    settings = {name: getattr(args, name) for name in SETTINGS}
+    settings = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
+    settings.update(num_classes=num_classes, devices=len(contexts), workers=workers)
+
+    start, lr, since = Place(0), args.lr or 0.1, 0
+    if generation:
+        check_params(generation.params, symbol, checkpoints.params_file(generation.place))
+        saved, start = generation.run, generation.place
+        # Without --lr the schedule goes on; with it, it begins here.
+        lr, since = (args.lr, start.epoch) if args.lr else (saved["lr"], saved["lr_epoch"])
+        for name, value in settings.items():
+            if saved["settings"].get(name, value) != value:
+                say(f"changed since that checkpoint: {name} {saved['settings'][name]} -> {value}")
+        if start.batch and saved["batches"] != batches:
+            start = Place(start.epoch, start.batch * batches // saved["batches"])
+            say(f"{saved['batches']} batches an epoch then, {batches} now: goes on at {start}")
+    if rank == 0:
+        checkpoints.check_writable()
+        checkpoints.check_free(2 * 4 * sum(map(math.prod, parameter_shapes(symbol).values())))
+
+    record_args = {
+        "data_shape": args.image_shape,
+        "batch_size": args.batch_size,
+        "preprocess_threads": args.data_nthreads,
+        "label_name": "softmax_label",
+        "verbose": False,
+        **{f"mean_{c}": value for c, value in zip("rgb", args.rgb_mean)},
+        **{f"std_{c}": value for c, value in zip("rgb", args.rgb_std)},
+    }
+    augmentation = DATASETS[args.data_type].augmentation[args.aug_level]
+    shard = {"path_imgrec": args.data_train, "num_parts": workers, "part_index": rank}
+    images = EpochIter(
+        {**training_args(record_args, augmentation), **shard}, args.seed, start.epoch, start.batch
+    )
+    validation = None
+    if args.data_val and rank == 0:
+        validation = EpochIter({**record_args, "path_imgrec": args.data_val})
+    trainer = Trainer(
+        symbol,
+        contexts,
+        kvstore,
+        checkpoints if rank == 0 else None,
+        settings,
+        num_classes,
+        batches,
+        args.batch_size,
+        Schedule(lr, since, args.lr_steps, args.lr_factor),
+        {"momentum": args.mom, "wd": args.wd},
+        Housekeeping(args.checkpoint_epochs, args.checkpoint_batches, args.keep, args.frequent),
+        args.memonger,
+    )
+    say(
+        f"{num_examples} images of {num_classes} classes, {batches} batches an epoch; "
+        f"{', '.join(map(str, contexts))}; lr {trainer.schedule.at(start.epoch):g}"
+    )
+    fit = {
+        "images": images,
+        "validation": validation,
+        "num_epochs": args.num_epochs,
+        "seed": args.seed,
+        "start": start,
+        "generation": generation,
+        "outdated": checkpoints.places() if args.overwrite else [],
+    }
+    return trainer, fit, notices
+
+
+def main(argv=None) -> int:
+    args = parse_arguments(argv)
+    code = 2
+    try:
+        trainer, fit, notices = prepare(args)
+        code = 1
+        log = open_log(args.log_file)
+        log.info("%s", " ".join(map(shlex.quote, sys.argv)))
+        for line in notices:
+            log.info(line)
+        trainer.fit(**fit)
+    except (DataError, ModelError) as error:
+        print(f"train_xception.py: error: {error}", file=sys.stderr)
+        return code
+    except Interrupted as stop:
+        return 128 + stop.signal
+    log.info("trained: %s", trainer.summary())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
