@@ -65,8 +65,8 @@ DATASETS = {
     # Never mirrored: a mirrored 2 is no 2. The padding is the digits' own background, black.
     "digits": DataSet(
         image_shape=(3, 32, 32),
-        num_epochs=20,
-        lr_steps=(14, 18),
+        num_epochs=10,
+        lr_steps=(7, 9),
         train_records=_each_level("train.rec"),
         val_records="val.rec",
         prepare="python -m data.digits.prepare",

@@ -6,6 +6,7 @@ resize and encode files on all cores. Either leaves NAME.rec and its index NAME.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,8 +45,8 @@ def write_records(rec, items, total: int):
 
 
 def pack_files(rec, items, resize: int, quality: int, num_thread: int, chunk: int = CHUNK):
-    """Pack `items`, a list of pairs (label, read), with MXNet's im2rec; `read()` gives the bytes
-    of an image file.
+    """Pack `items`, a list of (label, name, read), with MXNet's im2rec; `read()` gives the bytes
+    of an image file, `name` is for messages.
 
     `resize` is the length of the short side in pixels, `quality` that of the JPEGs, 1..100. An
     interrupted call goes on, when repeated, behind the last finished chunk. An image that im2rec
@@ -67,6 +68,9 @@ def pack_files(rec, items, resize: int, quality: int, num_thread: int, chunk: in
             raise DataError(f"{progress}: of another list or other settings; delete it to restart")
         state = saved
 
+    # An interrupted im2rec has left its folder.
+    for folder in rec.parent.glob(f".{rec.name}-*"):
+        shutil.rmtree(folder)
     with open(part, "ab") as rec_file, open(part_idx, "ab") as idx_file, tqdm(
         total=len(items), initial=state["done"], desc=rec.name, unit="image"
     ) as bar:
@@ -74,7 +78,7 @@ def pack_files(rec, items, resize: int, quality: int, num_thread: int, chunk: in
         idx_file.truncate(state["idx"])
         while state["done"] < len(items):
             numbers = range(state["done"], min(state["done"] + chunk, len(items)))
-            with tempfile.TemporaryDirectory(dir=rec.parent, prefix=".im2rec-") as folder:
+            with tempfile.TemporaryDirectory(dir=rec.parent, prefix=f".{rec.name}-") as folder:
                 packed, index, skipped = _im2rec(
                     folder, [(i, *items[i]) for i in numbers], resize, quality, num_thread
                 )
@@ -88,7 +92,7 @@ def pack_files(rec, items, resize: int, quality: int, num_thread: int, chunk: in
             state.update(done=numbers.stop, rec=rec_file.tell(), idx=idx_file.tell())
             state["skipped"] += len(skipped)
             for i in skipped:
-                bar.write(f"{rec.name}: image {i} is unreadable and left out")
+                bar.write(f"{rec.name}: {items[i][1]} can't be read and is left out")
             new = progress.with_name(progress.name + ".new")
             new.write_text(json.dumps(state))
             os.replace(new, progress)
@@ -104,11 +108,11 @@ def finished(rec: Path) -> bool:
 
 def _im2rec(folder, items, resize, quality, num_thread):
     """Return im2rec's .rec file, its index [(number, offset)], and the numbers it left out."""
-    for i, _, read in items:
+    for i, _, _, read in items:
         Path(folder, f"{i}").write_bytes(read())
     prefix = Path(folder, "chunk")
     prefix.with_suffix(".lst").write_text(
-        "".join(f"{i}\t{label:f}\t{i}\n" for i, label, _ in items)
+        "".join(f"{i}\t{label:f}\t{i}\n" for i, label, _, _ in items)
     )
     script = Path(mx.__file__).with_name("tools") / "im2rec.py"
     command = [
@@ -121,7 +125,7 @@ def _im2rec(folder, items, resize, quality, num_thread):
         raise DataError(f"im2rec failed: {(done.stderr or done.stdout).strip()[-300:]}")
     lines = prefix.with_suffix(".idx").read_text().split("\n")[:-1]
     index = [tuple(map(int, line.split("\t"))) for line in lines]
-    return packed, index, sorted({i for i, _, _ in items} - {i for i, _ in index})
+    return packed, index, sorted({i for i, *_ in items} - {i for i, _ in index})
 
 
 def _append(source, target, block=1 << 24):

@@ -1,0 +1,96 @@
+"""CIFAR-10 as records.
+
+    python -m data.cifar10.prepare cifar-10-python.tar.gz
+
+takes the published archive, python version, as it was downloaded, and writes train.rec (50,000
+images) and val.rec (the 10,000 of its test batch), each with its index, beside this file. The
+pixels are stored as they are (PNG). A record file that is finished is not made again.
+"""
+
+import argparse
+import pickle
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+from data import DataError
+from data.pack import encode_png, write_records
+
+_TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads the archive's pickles and nothing else: a pickle may name any function to be called,
+    these have to do with numpy arrays alone."""
+
+    _ALLOWED = frozenset(
+        (
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        )
+    )
+
+    def find_class(self, module, name):
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_batch(file) -> tuple:
+    """Return (images, labels) of an archive's batch: (N, 32, 32, 3) uint8 RGB, N whole numbers."""
+    batch = _ArrayUnpickler(file, encoding="bytes").load()
+    images, labels = batch[b"data"], batch[b"labels"]
+    if images.dtype != np.uint8 or images.shape != (len(labels), 3 * 32 * 32):
+        raise ValueError(f"its data is {images.dtype} {images.shape}")
+    return images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+
+
+def images_of(archive: Path, batches) -> tuple:
+    """Return (images, labels) of the named batches of the archive."""
+    found = {}
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = Path(member.name).name
+                if name in batches and member.isfile():
+                    found[name] = read_batch(tar.extractfile(member))
+    except OSError as error:
+        raise DataError(f"{archive}: {error.strerror or error}") from None
+    except (tarfile.TarError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+        raise DataError(f"{archive}: not the CIFAR-10 archive, python version: {error}") from None
+    missing = [name for name in batches if name not in found]
+    if missing:
+        raise DataError(
+            f"{archive}: not the CIFAR-10 archive, python version: no {missing[0]} in it"
+        )
+    images = np.concatenate([found[name][0] for name in batches])
+    return images, [label for name in batches for label in found[name][1]]
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.cifar10.prepare", description="Make the records of CIFAR-10."
+    )
+    parser.add_argument("archive", type=Path, help="cifar-10-python.tar.gz")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent, help="folder for the records"
+    )
+    args = parser.parse_args(argv)
+    try:
+        for name, batches in (("train", _TRAINING), ("val", ("test_batch",))):
+            images, labels = images_of(args.archive, batches)
+            # OpenCV wants blue, green, red.
+            items = ((label, encode_png(rgb[:, :, ::-1])) for rgb, label in zip(images, labels))
+            write_records(args.out / f"{name}.rec", items, total=len(labels))
+    except DataError as error:
+        print(f"data.cifar10.prepare: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""ImageNet (ILSVRC2012) as records.
+
+    python -m data.imagenet.prepare --train TRAIN --val VAL [--devkit DEVKIT]
+
+TRAIN  ILSVRC2012_img_train.tar, or a folder with a folder of images for each class (n01440764 ...)
+VAL    ILSVRC2012_img_val.tar, a folder with all of its images, or one like TRAIN's
+DEVKIT ILSVRC2012_devkit_t12.tar.gz or what it holds as a folder; it knows the validation images'
+       classes, where VAL is not sorted into folders
+
+writes, beside this file, the records that the 2017 script names, with their indexes:
+train_480_q90.rec (short side 480 pixels, JPEG quality 90), train_256_q90.rec and val_256_q90.rec;
+and classes.txt, the class folders' names in the order of the labels, which is the alphabet's.
+The training images are shuffled. Nothing is unpacked beside a part at a time. When it is
+interrupted, the same command goes on.
+"""
+
+import argparse
+import io
+import os
+import random
+import re
+import sys
+import tarfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+
+from data import DataError
+from data.pack import CHUNK, pack_files
+
+RECORDS = {
+    "train_480_q90": ("train", 480),
+    "train_256_q90": ("train", 256),
+    "val_256_q90": ("val", 256),
+}
+_QUALITY = 90
+_IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
+
+
+def training_images(source: Path) -> list:
+    """Return [(class name, name, read)] of ILSVRC2012_img_train.tar or of a folder of folders."""
+    if source.is_dir():
+        return _folders(source)
+    images = []
+    with _open_tar(source) as outer:
+        for member in outer:
+            if not member.isfile() or not member.name.endswith(".tar"):
+                raise DataError(f"{source}: not ILSVRC2012_img_train.tar: {member.name} in it")
+            # A class is a tar of its own in the tar, both uncompressed: an image is a range of
+            # bytes of the outer file.
+            start = member.offset_data
+            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+                for image in inner:
+                    if image.isfile():
+                        read = partial(_range, source, start + image.offset_data, image.size)
+                        images.append((Path(member.name).stem, Path(image.name).name, read))
+    return images
+
+
+def validation_images(source: Path, devkit) -> list:
+    """Return [(class name, name, read)] of ILSVRC2012_img_val.tar or of a folder."""
+    if source.is_dir():
+        if any(entry.is_dir() for entry in os.scandir(source)):
+            return _folders(source)
+        paths = [entry for entry in sorted(source.iterdir()) if _is_image(entry)]
+        files = [(path.name, path.read_bytes) for path in paths]
+    else:
+        with _open_tar(source) as tar:
+            files = [
+                (Path(member.name).name, partial(_range, source, member.offset_data, member.size))
+                for member in tar
+                if member.isfile()
+            ]
+    if devkit is None:
+        raise DataError(f"{source} is not sorted by class: give --devkit, which knows the classes")
+    classes = validation_classes(devkit)
+    images = []
+    for name, read in sorted(files, key=lambda file: file[0]):
+        number = re.search(r"_(\d+)\.\w+$", name)
+        if not number or not 0 < int(number[1]) <= len(classes):
+            raise DataError(f"{source}: {name}: not one of the {len(classes)} validation images")
+        images.append((classes[int(number[1]) - 1], name, read))
+    return images
+
+
+def validation_classes(devkit: Path) -> list:
+    """Return the class name (n01440764 ...) of each validation image, in order of their numbers."""
+    synsets = scipy.io.loadmat(
+        io.BytesIO(_devkit_file(devkit, "meta.mat")), squeeze_me=True, struct_as_record=False
+    )["synsets"]
+    names = {int(each.ILSVRC2012_ID): str(each.WNID) for each in np.atleast_1d(synsets)}
+    truth = _devkit_file(devkit, "ILSVRC2012_validation_ground_truth.txt").split()
+    try:
+        return [names[int(word)] for word in truth]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{devkit}: an unknown class in its ground truth: {error}") from None
+
+
+def _devkit_file(devkit, name) -> bytes:
+    if devkit.is_dir():
+        for path in devkit.rglob(name):
+            return path.read_bytes()
+    else:
+        with _open_tar(devkit) as tar:
+            for member in tar:
+                if Path(member.name).name == name:
+                    return tar.extractfile(member).read()
+    raise DataError(f"{devkit}: no {name} in it: not the ILSVRC2012 devkit?")
+
+
+def _folders(source) -> list:
+    return [
+        (folder.name, path.name, path.read_bytes)
+        for folder in sorted(source.iterdir())
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if _is_image(path)
+    ]
+
+
+def _is_image(path) -> bool:
+    return path.suffix.lower() in _IMAGE_ENDINGS and path.is_file()
+
+
+def _open_tar(path):
+    try:
+        return tarfile.open(path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: not a tar archive: {error}") from None
+
+
+def _range(path, start, size) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def labelled(images, classes) -> list:
+    """Return [(label, name, read)]; a label is the place of the class name in `classes`."""
+    number = {name: i for i, name in enumerate(classes)}
+    unknown = next((image for image in images if image[0] not in number), None)
+    if unknown:
+        raise DataError(f"{unknown[1]}: its class {unknown[0]} is not one of the training images'")
+    return [(number[name], file, read) for name, file, read in images]
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.imagenet.prepare",
+        description="Make the records of ImageNet (ILSVRC2012).",
+    )
+    parser.add_argument("--train", type=Path, required=True, help="training images")
+    parser.add_argument("--val", type=Path, required=True, help="validation images")
+    parser.add_argument("--devkit", type=Path, help="for validation images not sorted by class")
+    parser.add_argument(
+        "--records",
+        default=",".join(RECORDS),
+        help="which record files to make (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent, help="folder for the records"
+    )
+    parser.add_argument(
+        "--num-thread",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes that resize and encode (default: the cores, %(default)s)",
+    )
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=CHUNK,
+        help="images at a time: what an interruption costs at most (default: %(default)s)",
+    )
+    args = parser.parse_args(argv)
+    try:
+        wanted = args.records.split(",")
+        unknown = sorted(set(wanted) - set(RECORDS))
+        if unknown:
+            raise DataError(f"--records: {unknown[0]} is not one of {', '.join(RECORDS)}")
+        print("reading the lists of images ...")
+        training = training_images(args.train)
+        if not training:
+            raise DataError(f"{args.train}: no images in it")
+        classes = sorted({name for name, _, _ in training})
+        images = {
+            "train": labelled(training, classes),
+            "val": labelled(validation_images(args.val, args.devkit), classes),
+        }
+        random.Random(0).shuffle(images["train"])
+        for part, items in images.items():
+            print(f"{part}: {len(items)} images of {len({label for label, _, _ in items})} classes")
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+        for name in wanted:
+            part, resize = RECORDS[name]
+            pack_files(
+                args.out / f"{name}.rec",
+                images[part],
+                resize,
+                _QUALITY,
+                args.num_thread,
+                args.chunk,
+            )
+    except DataError as error:
+        print(f"data.imagenet.prepare: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"data.imagenet.prepare: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
