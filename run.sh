@@ -93,7 +93,7 @@ demo() {
   python -m data.digits.prepare
   say "== training, to be stopped in the middle"
   rm -f "$log"
-  train "${arguments[@]}" --overwrite &
+  .venv/bin/python -u train_xception.py "${arguments[@]}" --overwrite &
   pid=$!
   until grep -qs 'Epoch\[4\] Batch' "$log"; do
     kill -0 "$pid" 2>/dev/null || break

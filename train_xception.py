@@ -451,7 +451,7 @@ def prepare(args) -> tuple:
             start = Place(start.epoch, start.batch * batches // saved["batches"])
             say(f"{saved['batches']} batches an epoch then, {batches} now: goes on at {start}")
     if rank == 0:
-        checkpoints.check_writable()
+        checkpoints.lock()
         checkpoints.check_free(2 * 4 * sum(map(math.prod, parameter_shapes(symbol).values())))
 
     record_args = {

@@ -13,6 +13,7 @@ one too.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -253,16 +254,21 @@ class Checkpoints:
                 f"{self.folder}: {free >> 20} MB free, a checkpoint needs {size >> 20} MB"
             )
 
-    def check_writable(self):
-        """Raise ModelError where a checkpoint could not be written for want of permission."""
+    def lock(self):
+        """Keep other runs off this prefix until the process ends, however it ends.
+
+        Raises ModelError where another run has it, or where its folder can't be written to.
+        """
+        path = self._path("lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path("writable"), lambda write: write(b"."))
-            self._path("writable").unlink()
+            self._lock = open(path, "w")  # noqa: SIM115: open, and so locked, as long as this lives
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ModelError(f"{path}: another run is training {self.prefix}") from None
         except OSError as error:
             raise ModelError(
-                f"{error.filename or self.folder}: {os.strerror(error.errno)}: "
-                "no checkpoint could be written there"
+                f"{path}: {os.strerror(error.errno)}: no checkpoint could be written there"
             ) from None
 
 

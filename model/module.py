@@ -91,6 +91,10 @@ class ResumableModule(mx.mod.Module):
         # Module averages each weight over the devices, which hold equal copies. The average of
         # three equal numbers need not be that number, and the run would go on from other bits
         # than the kvstore's. Moving statistics do differ, and are averaged as Module does.
+        #
+        # MXNet 1.9.1 does not order reading a moving statistic behind the backward pass that
+        # updates it: without the wait, the last batch's update was missing from some, now and then.
+        mx.nd.waitall()
         for name, block in zip(self._exec_group.param_names, self._exec_group.param_arrays):
             block[0].copyto(self._arg_params[name])
         for name, block in zip(self._exec_group.aux_names, self._exec_group.aux_arrays):

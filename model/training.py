@@ -77,6 +77,7 @@ class Trainer:
         memonger: bool = False,
     ):
         self.symbol = symbol
+        self.contexts = contexts
         self.kvstore = kvstore
         self.checkpoints = checkpoints
         self.settings = settings
@@ -123,7 +124,10 @@ class Trainer:
         handlers = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
             if generation and not start.batch and not generation.run["validation"]:
-                self._validate_late(images, generation, arg_params, aux_params)
+                # Saved, and then stopped before it was validated.
+                self._validate(start, True, arg_params, aux_params)
+                if self.stop_signal:
+                    raise self._interrupted(start)
             mx.random.seed(seed)
             self.module.fit(
                 images,
@@ -176,7 +180,7 @@ class Trainer:
         if self.stop_signal:
             raise self._interrupted(place)
 
-    def _after_epoch(self, epoch, *_):
+    def _after_epoch(self, epoch, _symbol, arg_params, aux_params):
         place = Place(epoch + 1)
         self._check_parameters(place)
         self.log.info("Epoch[%d] Learning-rate=%g", epoch, self.schedule.at(epoch))
@@ -185,16 +189,26 @@ class Trainer:
         # First the checkpoint, then its score: validation may take long, and may be interrupted.
         if saved:
             self._save(place)
-        validated = not self.validation or self._validate(self.module, place, saved)
+        validated = self._validate(place, saved, arg_params, aux_params)
         if self.stop_signal and not saved:
             self._save(place)
         self._prune()
         if self.stop_signal and not (validated and place.epoch == self.num_epochs):
             raise self._interrupted(place)
 
-    def _validate(self, module, place, saved) -> bool:
+    def _validate(self, place, saved, arg_params, aux_params) -> bool:
         """Score the network and log it; False where a signal came between."""
-        values = evaluate(module, self.validation, self.validation_metric, lambda: self.stop_signal)
+        if not self.validation:
+            return True
+        # An executor of its own, because a forward pass for inference leaves the weights in oneDNN's
+        # layouts, and training would go on with other roundings than from a checkpoint. A new one
+        # each time, because it folds BatchNorm into the weights at its first pass and keeps to
+        # them, whatever is set later.
+        scorer = mx.mod.Module(self.symbol, context=self.contexts)
+        images = self.validation
+        scorer.bind(images.provide_data, images.provide_label, for_training=False)
+        scorer.set_params(arg_params, aux_params)
+        values = evaluate(scorer, images, self.validation_metric, lambda: self.stop_signal)
         if values is None:
             return False
         for name, value in values:
@@ -208,16 +222,6 @@ class Trainer:
             if better:
                 self.checkpoints.set_best(place)
         return True
-
-    def _validate_late(self, images, generation, arg_params, aux_params):
-        """Validate what a run has saved and was then stopped before it could validate."""
-        if not self.validation:
-            return
-        module = mx.mod.Module(self.symbol, context=self.module._context)
-        module.bind(images.provide_data, images.provide_label, for_training=False)
-        module.set_params(arg_params, aux_params)
-        if not self._validate(module, generation.place, saved=True):
-            raise self._interrupted(generation.place)
 
     # Divergence and signals
 
