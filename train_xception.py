@@ -9,18 +9,23 @@ arguments can't be used; 1: the run failed; 130, 143: stopped by SIGINT, SIGTERM
 
 import argparse
 import math
+import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
 from data import DataError
 from data.datasets import DATASETS
+from log import LogError
 from log.lines import open_log
 from model import Interrupted, ModelError
 
 # mxnet takes seconds to load, and reads its environment when it does: what imports it is imported
 # where it is needed, when the arguments are known to be good.
 
+
+KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
 
 # Arguments
 
@@ -61,7 +66,7 @@ def parse_arguments(argv) -> argparse.Namespace:
         metavar="N",
         help="train data-parallel on N CPU contexts, as on N GPUs (default: not)",
     )
-    group.add_argument("--kv-store", default="device", help="type of the kvstore")
+    group.add_argument("--kv-store", choices=KVSTORES, default="device", help="type of the kvstore")
     group.add_argument(
         "--memonger",
         action="store_true",
@@ -386,7 +391,13 @@ def find_generation(args, checkpoints, say):
     if not places:
         raise ModelError(f"{args.model_prefix} has no checkpoint: leave out --retrain")
     if args.model_load_epoch:
-        generation = checkpoints.load(Place(args.model_load_epoch))
+        place = Place(args.model_load_epoch)
+        if place not in places:
+            raise ModelError(
+                f"{args.model_prefix} has no checkpoint of {place}; there are: "
+                + ", ".join(map(str, places))
+            )
+        generation = checkpoints.load(place)
     else:
         generation, passed_over = checkpoints.newest()
         for error in passed_over:
@@ -404,16 +415,60 @@ SETTINGS = (
 )  # fmt: skip
 
 
+def settings_of(args, **more) -> dict:
+    """Return what decides what the run computes, as JSON holds it."""
+    values = {name: getattr(args, name) for name in SETTINGS}
+    values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+    return {**values, **more}
+
+
+def create_kvstore(args, say) -> tuple:
+    """Return (kvstore, rank of this worker, number of workers)."""
+    import mxnet as mx
+
+    if "dist" not in args.kv_store:
+        return args.kv_store, 0, 1
+    if args.kv_store == "dist_async":
+        say("dist_async: the servers keep the momentum; a resumed run starts without it")
+    else:
+        # Every worker updates its own copy, and so has the optimizer's state for checkpoints.
+        os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
+    kvstore = mx.kv.create(args.kv_store)
+    return kvstore, kvstore.rank, kvstore.num_workers
+
+
+def where_to_go_on(args, generation, settings, batches, say) -> tuple:
+    """Return (place, learning rate, epoch from which the rate holds)."""
+    from model.checkpoint import Place
+
+    if not generation:
+        return Place(0), args.lr or 0.1, 0
+    start, saved = generation.place, generation.run
+    for name, value in settings.items():
+        if saved["settings"].get(name, value) != value:
+            say(f"changed since that checkpoint: {name} {saved['settings'][name]} -> {value}")
+    if start.batch and saved["batches"] != batches:
+        start = Place(start.epoch, start.batch * batches // saved["batches"])
+        say(f"{saved['batches']} batches an epoch then, {batches} now: goes on at {start}")
+    if start.epoch >= args.num_epochs:
+        say(f"{start.epoch} epochs are done, --num-epochs is {args.num_epochs}: nothing to train")
+    # Without --lr the schedule goes on; with it, it begins here.
+    if args.lr:
+        say(f"--lr: lr {saved['lr']:g} -> {args.lr:g} from epoch {start.epoch} on")
+        return start, args.lr, start.epoch
+    return start, saved["lr"], saved["lr_epoch"]
+
+
 def prepare(args) -> tuple:
-    """Check everything that can be checked before the first batch; write nothing.
+    """Check everything that can be checked before the first batch; write nothing but the lock.
 
     Return (trainer, the arguments of its fit, lines to say).
     """
-    from model import devices
+    from model.devices import import_mxnet
 
-    mx = devices.import_mxnet()
+    import_mxnet()
     from data.records import EpochIter, training_args
-    from model.checkpoint import Checkpoints, Place
+    from model.checkpoint import Checkpoints
     from model.network import check_params, parameter_shapes
     from model.training import Housekeeping, Schedule, Trainer
 
@@ -421,38 +476,28 @@ def prepare(args) -> tuple:
     say = notices.append
     if args.list_dir != "./":
         say("--list-dir is not used, and was not in 2017")
+
     contexts = choose_devices(args, say)
     if len(contexts) > args.batch_size:
         raise DataError(f"--batch-size {args.batch_size} is too small for {len(contexts)} devices")
     num_examples, num_classes = look_at_records(args, say)
     symbol = build_network(args, num_classes)
-    checkpoints = Checkpoints(args.model_prefix)
-    generation = find_generation(args, checkpoints, say)
-
-    kvstore, rank, workers = args.kv_store, 0, 1
-    if "dist" in args.kv_store:
-        kvstore = mx.kv.create(args.kv_store)
-        rank, workers = kvstore.rank, kvstore.num_workers
+    kvstore, rank, workers = create_kvstore(args, say)
     batches = math.ceil(num_examples / (args.batch_size * workers))
-    settings = {name: getattr(args, name) for name in SETTINGS}
-    settings = {name: list(v) if isinstance(v, tuple) else v for name, v in settings.items()}
-    settings.update(num_classes=num_classes, devices=len(contexts), workers=workers)
+    settings = settings_of(args, num_classes=num_classes, devices=len(contexts), workers=workers)
 
-    start, lr, since = Place(0), args.lr or 0.1, 0
-    if generation:
-        check_params(generation.params, symbol, checkpoints.params_file(generation.place))
-        saved, start = generation.run, generation.place
-        # Without --lr the schedule goes on; with it, it begins here.
-        lr, since = (args.lr, start.epoch) if args.lr else (saved["lr"], saved["lr_epoch"])
-        for name, value in settings.items():
-            if saved["settings"].get(name, value) != value:
-                say(f"changed since that checkpoint: {name} {saved['settings'][name]} -> {value}")
-        if start.batch and saved["batches"] != batches:
-            start = Place(start.epoch, start.batch * batches // saved["batches"])
-            say(f"{saved['batches']} batches an epoch then, {batches} now: goes on at {start}")
+    checkpoints = Checkpoints(args.model_prefix)
     if rank == 0:
         checkpoints.lock()
         checkpoints.check_free(2 * 4 * sum(map(math.prod, parameter_shapes(symbol).values())))
+    else:
+        log_file = Path(args.log_file)
+        args.log_file = str(log_file.with_name(f"{log_file.stem}-{rank}{log_file.suffix}"))
+    outdated = checkpoints.places() if args.overwrite else []
+    generation = find_generation(args, checkpoints, say)
+    if generation:
+        check_params(generation.params, symbol, checkpoints.params_file(generation.place))
+    start, lr, since = where_to_go_on(args, generation, settings, batches, say)
 
     record_args = {
         "data_shape": args.image_shape,
@@ -471,19 +516,22 @@ def prepare(args) -> tuple:
     validation = None
     if args.data_val and rank == 0:
         validation = EpochIter({**record_args, "path_imgrec": args.data_val})
+
     trainer = Trainer(
-        symbol,
-        contexts,
-        kvstore,
-        checkpoints if rank == 0 else None,
-        settings,
-        num_classes,
-        batches,
-        args.batch_size,
-        Schedule(lr, since, args.lr_steps, args.lr_factor),
-        {"momentum": args.mom, "wd": args.wd},
-        Housekeeping(args.checkpoint_epochs, args.checkpoint_batches, args.keep, args.frequent),
-        args.memonger,
+        symbol=symbol,
+        contexts=contexts,
+        kvstore=kvstore,
+        checkpoints=checkpoints if rank == 0 else None,
+        settings=settings,
+        num_classes=num_classes,
+        batches=batches,
+        batch_size=args.batch_size,
+        schedule=Schedule(lr, since, args.lr_steps, args.lr_factor),
+        optimizer_params={"momentum": args.mom, "wd": args.wd},
+        housekeeping=Housekeeping(
+            args.checkpoint_epochs, args.checkpoint_batches, args.keep, args.frequent
+        ),
+        memonger=args.memonger,
     )
     say(
         f"{num_examples} images of {num_classes} classes, {batches} batches an epoch; "
@@ -496,7 +544,7 @@ def prepare(args) -> tuple:
         "seed": args.seed,
         "start": start,
         "generation": generation,
-        "outdated": checkpoints.places() if args.overwrite else [],
+        "outdated": outdated,
     }
     return trainer, fit, notices
 
@@ -506,17 +554,21 @@ def main(argv=None) -> int:
     code = 2
     try:
         trainer, fit, notices = prepare(args)
-        code = 1
         log = open_log(args.log_file)
+        code = 1
         log.info("%s", " ".join(map(shlex.quote, sys.argv)))
         for line in notices:
             log.info(line)
         trainer.fit(**fit)
-    except (DataError, ModelError) as error:
+    except (DataError, LogError, ModelError) as error:
+        if code == 1:
+            log.error("error: %s", error)
         print(f"train_xception.py: error: {error}", file=sys.stderr)
         return code
     except Interrupted as stop:
         return 128 + stop.signal
+    except KeyboardInterrupt:  # before the training began
+        return 128 + signal.SIGINT
     log.info("trained: %s", trainer.summary())
     return 0
 

@@ -4,12 +4,16 @@ Two ways in: `write_records` takes encoded images from memory, `pack_files` has 
 resize and encode files on all cores. Either leaves NAME.rec and its index NAME.idx, or neither.
 """
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -25,6 +29,22 @@ CHUNK = 10_000
 def encode_png(image) -> bytes:
     """Encode a (height, width, 3) uint8 image, channels in the order blue, green, red."""
     return cv2.imencode(".png", image)[1].tobytes()
+
+
+@contextmanager
+def open_tar(path):
+    """The tar archive, compressed or not. Raises DataError where it is missing or damaged."""
+    try:
+        with tarfile.open(path) as tar:
+            yield tar
+            # A compressed archive's checksum is behind all that tarfile reads by itself.
+            while tar.fileobj.read(1 << 20):
+                pass
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        reason = str(error).split(":\n")[0]
+        raise DataError(f"{path}: damaged, or not a tar archive: {reason}") from None
 
 
 def write_records(rec, items, total: int):
@@ -60,13 +80,20 @@ def pack_files(rec, items, resize: int, quality: int, num_thread: int, chunk: in
     part, part_idx = _part(rec), _part(rec.with_suffix(".idx"))
     progress = rec.with_name(rec.name + ".progress")
     # What the finished chunks were made from, and how long the files were behind the last one.
-    job = {"images": len(items), "resize": resize, "quality": quality, "chunk": chunk}
+    names = hashlib.sha256("".join(f"{label}\t{name}\n" for label, name, _ in items).encode())
+    job = {"images": names.hexdigest(), "resize": resize, "quality": quality, "chunk": chunk}
     state = {"job": job, "done": 0, "rec": 0, "idx": 0, "skipped": 0}
     if progress.exists():
         saved = json.loads(progress.read_text())
         if saved["job"] != job:
             raise DataError(f"{progress}: of another list or other settings; delete it to restart")
         state = saved
+        # Interrupted between its two last steps.
+        if rec.with_suffix(".idx").exists() and not part_idx.exists():
+            os.replace(rec.with_suffix(".idx"), part_idx)
+        for path, size in ((part, state["rec"]), (part_idx, state["idx"])):
+            if not path.exists() or path.stat().st_size < size:
+                raise DataError(f"{progress}: {path.name} is shorter; delete both to restart")
 
     # An interrupted im2rec has left its folder.
     for folder in rec.parent.glob(f".{rec.name}-*"):
@@ -111,6 +138,8 @@ def _im2rec(folder, items, resize, quality, num_thread):
     for i, _, _, read in items:
         Path(folder, f"{i}").write_bytes(read())
     prefix = Path(folder, "chunk")
+    # With one thread, im2rec stops at an image that it can't read.
+    num_thread = max(num_thread, 2)
     prefix.with_suffix(".lst").write_text(
         "".join(f"{i}\t{label:f}\t{i}\n" for i, label, _, _ in items)
     )

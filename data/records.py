@@ -12,9 +12,12 @@ from data import DataError
 
 # The framing of dmlc-core's recordio.h: a magic word, then a word whose upper 3 bits say which
 # part of a split record follows (0 whole, 1 first, 2 middle, 3 last) and whose lower 29 bits say
-# how long it is, then the data, padded to 4 bytes. It begins with the IRHeader of mx.recordio.
+# how long it is, then the data, padded to 4 bytes. It begins with the IRHeader of mx.recordio:
+# flag, label and two 8-byte numbers; where the flag is not 0, that many labels follow it instead.
 _MAGIC = 0xCED7230A
-_HEAD = struct.Struct("<IIIf")
+_FRAME = struct.Struct("<II")
+_FLAG_AND_LABEL = struct.Struct("<If")
+_FIRST_LABEL = struct.Struct("<16xf")
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class Records:
 def scan(path) -> Records:
     """Count the images of a .rec file and read all of their labels, without decoding an image.
 
-    Reads 16 bytes of each record. Raises DataError where the file is missing, empty or damaged.
+    Reads 36 bytes of each record. Raises DataError where the file is missing, empty or damaged, or
+    where a record has several labels or one that is not a whole number.
     """
     labels = array("f")
     try:
@@ -38,22 +42,30 @@ def scan(path) -> Records:
         with open(path, "rb", buffering=0) as file:
             position = 0
             while position < size:
-                head = os.pread(file.fileno(), _HEAD.size, position)
-                if len(head) < _HEAD.size:
-                    raise DataError(f"{path}: cut off in the record at byte {position}")
-                magic, part_and_length, flag, label = _HEAD.unpack(head)
+                head = os.pread(file.fileno(), 36, position)
+                magic, part_and_length = _FRAME.unpack_from(head)
                 part, length = part_and_length >> 29, part_and_length & ((1 << 29) - 1)
                 if magic != _MAGIC:
                     raise DataError(f"{path}: no record at byte {position}: not a .rec file?")
                 if part in (0, 1):
+                    flag, label = _FLAG_AND_LABEL.unpack_from(head, 8)
+                    if flag == 1:
+                        (label,) = _FIRST_LABEL.unpack_from(head, 16)
                     if flag > 1:
                         raise DataError(
                             f"{path}: the record at byte {position} has {flag} labels, not one"
+                        )
+                    if not label.is_integer():
+                        raise DataError(
+                            f"{path}: the record at byte {position} has the label {label:g}, "
+                            "not a whole number"
                         )
                     labels.append(label)
                 position += 8 + (length + 3) // 4 * 4
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
+    except struct.error:
+        raise DataError(f"{path}: cut off in the record at byte {position}") from None
     if position > size:
         raise DataError(f"{path}: cut off: its last record ends at byte {position} of {size}")
     if not labels:

@@ -12,6 +12,7 @@ written last: a generation without it does not exist. `mx.model.load_checkpoint(
 one too.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -101,8 +102,11 @@ class Checkpoints:
         content = {}
         for path in (self._symbol, self._file(place, ".params"), self._file(place, ".states")):
             content[path] = _read(path)
-            expected = described["files"].get(path.name)
-            if expected != hashlib.sha256(content[path]).hexdigest():
+            expected = {described["files"].get(path.name)}
+            if path == self._symbol:
+                # Another dropout since then makes another symbol, of the same parameters.
+                expected |= self._known_symbols()
+            if hashlib.sha256(content[path]).hexdigest() not in expected:
                 raise ModelError(f"{path}: damaged: not what {self._file(place, '.json')} expects")
         arrays = []
         for suffix in (".params", ".states"):
@@ -112,6 +116,13 @@ class Checkpoints:
             except ndarray_file.FormatError as error:
                 raise ModelError(f"{path}: {error}") from None
         return Generation(place, content[self._symbol].decode(), *arrays, described["run"])
+
+    def _known_symbols(self) -> set:
+        known = set()
+        for place in self.places():
+            with contextlib.suppress(ModelError):
+                known.add(self._describe(place)["files"].get(self._symbol.name))
+        return known
 
     def _describe(self, place) -> dict:
         path = self._file(place, ".json")
@@ -224,15 +235,14 @@ class Checkpoints:
             for suffix in reversed(_SUFFIXES):
                 self._file(place, suffix).unlink(missing_ok=True)
 
-    def clean(self):
-        """Delete what a killed run has left half written."""
-        for path in self._leftovers():
-            path.unlink(missing_ok=True)
-
     # The best one
 
     def set_best(self, place: Place):
-        """Have PREFIX-best.params name the parameters of `place` (a symbolic link)."""
+        """Have PREFIX-best.params name the parameters of `place` (a symbolic link), or, for None,
+        nothing."""
+        if place is None:
+            self._path("best.params").unlink(missing_ok=True)
+            return
         new = self._path("best.params" + _UNFINISHED)
         new.unlink(missing_ok=True)
         new.symlink_to(self._file(place, ".params").name)
@@ -255,15 +265,19 @@ class Checkpoints:
             )
 
     def lock(self):
-        """Keep other runs off this prefix until the process ends, however it ends.
+        """Keep other runs off this prefix until the process ends, however it ends; delete what a
+        killed one has left half written.
 
         Raises ModelError where another run has it, or where its folder can't be written to.
         """
         path = self._path("lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(path, "w")  # noqa: SIM115: open, and so locked, as long as this lives
+            # Stays open, and so locked, as long as this object lives.
+            self._lock = open(path, "w")  # noqa: SIM115
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for unfinished in self._leftovers():
+                unfinished.unlink(missing_ok=True)
         except BlockingIOError:
             raise ModelError(f"{path}: another run is training {self.prefix}") from None
         except OSError as error:

@@ -85,7 +85,7 @@ def _parse_array(reader, what):
     dtype = np.dtype(_TYPES[type_flag])
     size = dtype.itemsize
     for length in shape:
-        if length < 0:
+        if length <= 0:
             raise FormatError(f"{what} has the shape {shape}")
         size *= length
     return np.frombuffer(reader.bytes(size, what), dtype).reshape(shape)

@@ -111,19 +111,22 @@ class Trainer:
         replaces. Raises Interrupted, and ModelError where the run can't go on.
         """
         self.validation = validation
-        self.num_epochs = num_epochs
+        self.num_epochs = max(num_epochs, start.epoch)
         self.outdated = list(outdated)
         arg_params = aux_params = None
         if generation:
             arg_params, aux_params = ndarray_params(generation.params)
             self.module.restore_states(generation.states)
             self.best = generation.run["best"]
+            if self.checkpoints:
+                # An epoch that this run goes back behind may have been the best until now.
+                self.checkpoints.set_best(Place(self.best["epoch"]) if self.best else None)
             if start.batch:
                 self._restore_figures(generation.run["figures"], start.batch)
         signals = (signal.SIGINT, signal.SIGTERM)
         handlers = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
-            if generation and not start.batch and not generation.run["validation"]:
+            if generation and not generation.place.batch and not generation.run["validation"]:
                 # Saved, and then stopped before it was validated.
                 self._validate(start, True, arg_params, aux_params)
                 if self.stop_signal:
@@ -149,6 +152,8 @@ class Trainer:
                 begin_epoch=start.epoch,
                 num_epoch=num_epochs,
             )
+        except mx.base.MXNetError as error:
+            raise ModelError(_one_line(error)) from None
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -200,10 +205,10 @@ class Trainer:
         """Score the network and log it; False where a signal came between."""
         if not self.validation:
             return True
-        # An executor of its own, because a forward pass for inference leaves the weights in oneDNN's
+        # An executor of its own: a forward pass for inference leaves the weights in oneDNN's
         # layouts, and training would go on with other roundings than from a checkpoint. A new one
-        # each time, because it folds BatchNorm into the weights at its first pass and keeps to
-        # them, whatever is set later.
+        # each time: at its first pass it folds BatchNorm into the weights, and keeps to these
+        # whatever is set later.
         scorer = mx.mod.Module(self.symbol, context=self.contexts)
         images = self.validation
         scorer.bind(images.provide_data, images.provide_label, for_training=False)
@@ -242,7 +247,7 @@ class Trainer:
 
     def _interrupted(self, place):
         self.log.info(
-            "stopped by %s at %s; the same command with --retrain goes on from there",
+            "stopped by %s at %s; the same command with --retrain, and without --lr, goes on from it",
             signal.Signals(self.stop_signal).name, place,
         )  # fmt: skip
         return Interrupted(self.stop_signal)
@@ -302,6 +307,13 @@ class Trainer:
         self.speedometer.init = True
         self.speedometer.last_count = batch - 1
         self.speedometer.tic = time.time()
+
+
+def _one_line(error) -> str:
+    """Return the sentence of an MXNetError, which comes with a stack trace around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "Error" in line or "Check failed" in line] or lines
+    return f"MXNet: {telling[-1]}"
 
 
 class _ResumableMetric(mx.metric.CompositeEvalMetric):

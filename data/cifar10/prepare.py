@@ -8,17 +8,22 @@ pixels are stored as they are (PNG). A record file that is finished is not made 
 """
 
 import argparse
+import io
 import pickle
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
 
 from data import DataError
-from data.pack import encode_png, write_records
+from data.pack import encode_png, open_tar, write_records
 
 _TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
+#: What a damaged pickle, or one of something else, ends in.
+_UNREADABLE = (
+    pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -52,16 +57,17 @@ def read_batch(file) -> tuple:
 def images_of(archive: Path, batches) -> tuple:
     """Return (images, labels) of the named batches of the archive."""
     found = {}
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = Path(member.name).name
-                if name in batches and member.isfile():
-                    found[name] = read_batch(tar.extractfile(member))
-    except OSError as error:
-        raise DataError(f"{archive}: {error.strerror or error}") from None
-    except (tarfile.TarError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise DataError(f"{archive}: not the CIFAR-10 archive, python version: {error}") from None
+    with open_tar(archive) as tar:
+        for member in tar:
+            name = Path(member.name).name
+            if name in batches and member.isfile():
+                content = io.BytesIO(tar.extractfile(member).read())
+                try:
+                    found[name] = read_batch(content)
+                except _UNREADABLE as error:
+                    raise DataError(
+                        f"{archive}: not the CIFAR-10 archive, python version: {name}: {error}"
+                    ) from None
     missing = [name for name in batches if name not in found]
     if missing:
         raise DataError(
@@ -81,8 +87,12 @@ def main(argv=None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        for name, batches in (("train", _TRAINING), ("val", ("test_batch",))):
-            images, labels = images_of(args.archive, batches)
+        # All is read before anything is written.
+        parts = [
+            (name, *images_of(args.archive, batches))
+            for name, batches in (("train", _TRAINING), ("val", ("test_batch",)))
+        ]
+        for name, images, labels in parts:
             # OpenCV wants blue, green, red.
             items = ((label, encode_png(rgb[:, :, ::-1])) for rgb, label in zip(images, labels))
             write_records(args.out / f"{name}.rec", items, total=len(labels))

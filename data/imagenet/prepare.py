@@ -28,7 +28,7 @@ import numpy as np
 import scipy.io
 
 from data import DataError
-from data.pack import CHUNK, pack_files
+from data.pack import CHUNK, open_tar, pack_files
 
 RECORDS = {
     "train_480_q90": ("train", 480),
@@ -44,7 +44,7 @@ def training_images(source: Path) -> list:
     if source.is_dir():
         return _folders(source)
     images = []
-    with _open_tar(source) as outer:
+    with open_tar(source) as outer:
         for member in outer:
             if not member.isfile() or not member.name.endswith(".tar"):
                 raise DataError(f"{source}: not ILSVRC2012_img_train.tar: {member.name} in it")
@@ -67,7 +67,7 @@ def validation_images(source: Path, devkit) -> list:
         paths = [entry for entry in sorted(source.iterdir()) if _is_image(entry)]
         files = [(path.name, path.read_bytes) for path in paths]
     else:
-        with _open_tar(source) as tar:
+        with open_tar(source) as tar:
             files = [
                 (Path(member.name).name, partial(_range, source, member.offset_data, member.size))
                 for member in tar
@@ -103,7 +103,7 @@ def _devkit_file(devkit, name) -> bytes:
         for path in devkit.rglob(name):
             return path.read_bytes()
     else:
-        with _open_tar(devkit) as tar:
+        with open_tar(devkit) as tar:
             for member in tar:
                 if Path(member.name).name == name:
                     return tar.extractfile(member).read()
@@ -122,15 +122,6 @@ def _folders(source) -> list:
 
 def _is_image(path) -> bool:
     return path.suffix.lower() in _IMAGE_ENDINGS and path.is_file()
-
-
-def _open_tar(path):
-    try:
-        return tarfile.open(path)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
-    except tarfile.TarError as error:
-        raise DataError(f"{path}: not a tar archive: {error}") from None
 
 
 def _range(path, start, size) -> bytes:
@@ -177,19 +168,24 @@ def main(argv=None) -> int:
         help="images at a time: what an interruption costs at most (default: %(default)s)",
     )
     args = parser.parse_args(argv)
+    wanted = args.records.split(",")
+    unknown = sorted(set(wanted) - set(RECORDS))
+    if unknown:
+        parser.error(f"--records: {unknown[0]} is not one of {', '.join(RECORDS)}")
+    for option in ("num_thread", "chunk"):
+        if getattr(args, option) < 1:
+            parser.error(f"--{option.replace('_', '-')}: {getattr(args, option)} is less than 1")
     try:
-        wanted = args.records.split(",")
-        unknown = sorted(set(wanted) - set(RECORDS))
-        if unknown:
-            raise DataError(f"--records: {unknown[0]} is not one of {', '.join(RECORDS)}")
         print("reading the lists of images ...")
         training = training_images(args.train)
-        if not training:
-            raise DataError(f"{args.train}: no images in it")
+        validation = validation_images(args.val, args.devkit)
+        for path, found in ((args.train, training), (args.val, validation)):
+            if not found:
+                raise DataError(f"{path}: no images in it")
         classes = sorted({name for name, _, _ in training})
         images = {
             "train": labelled(training, classes),
-            "val": labelled(validation_images(args.val, args.devkit), classes),
+            "val": labelled(validation, classes),
         }
         random.Random(0).shuffle(images["train"])
         for part, items in images.items():

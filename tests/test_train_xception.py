@@ -1,0 +1,413 @@
+"""train_xception.py as its user runs it: real images, real processes, real kills."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from data.datasets import DATASETS
+from model.checkpoint import Checkpoints, Place
+from tests.conftest import ROOT, command
+
+# The documented command line
+
+
+def test_help_is_quick_grouped_and_says_every_default():
+    began = time.perf_counter()
+    process = subprocess.run(command("--help"), capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    for title in ("devices:", "data:", "network:", "training:", "checkpoints and log:"):
+        assert f"\n{title}\n" in process.stdout
+    described = re.split(r"\n  (?=-)", process.stdout[process.stdout.index("devices:") :])[1:]
+    assert len(described) > 35
+    for flag in described:
+        switch = flag.startswith(("--memonger", "--retrain", "--overwrite"))
+        assert switch or "(default" in flag, flag
+    assert "None" not in process.stdout
+    # What makes it quick, rather than how quick it was.
+    code = "import sys, train_xception; sys.exit('mxnet' in sys.modules or 'numpy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    print(f"--help answered in {seconds:.2f} s")
+
+
+FLAGS_OF_2017 = {
+    "--gpus": None,
+    "--data-dir": "./data/imagenet/",
+    "--data-type": "imagenet",
+    "--list-dir": "./",
+    "--lr": None,
+    "--mom": 0.9,
+    "--bn-mom": 0.9,
+    "--wd": 0.0001,
+    "--batch-size": 256,
+    "--workspace": 512,
+    "--num-classes": None,
+    "--aug-level": 2,
+    "--num-examples": None,
+    "--kv-store": "device",
+    "--model-load-epoch": 0,
+    "--frequent": 50,
+    "--memonger": False,
+    "--retrain": False,
+}
+
+
+def test_flags_of_2017_have_their_defaults():
+    import train_xception
+
+    args = vars(train_xception.parse_arguments([]))
+    for flag, default in FLAGS_OF_2017.items():
+        assert args[flag[2:].replace("-", "_")] == default, flag
+    assert args["model_prefix"] == "model/xception-imagenet-0-0"
+    assert (args["num_epochs"], args["lr_steps"]) == (125, (20, 40, 60, 80, 90, 110))
+    levels = [train_xception.parse_arguments([f"--aug-level={i}"]).data_train for i in (1, 2, 3)]
+    assert [Path(path).name for path in levels] == [
+        "train_256_q90.rec",
+        "train_480_q90.rec",
+        "train_480_q90.rec",
+    ]
+    assert "rand_mirror" not in str(DATASETS["digits"].augmentation)
+
+
+WRONG = [
+    ("--model-load-epoch=3", "needs --retrain"),
+    ("--gpus=0,x", "--gpus"),
+    ("--gpus=0,0", "twice"),
+    ("--gpus=0 --cpus=2", "one of them"),
+    ("--dropout=1", "[0, 1)"),
+    ("--batch-size=0", ">= 1"),
+    ("--lr=-1", "above 0"),
+    ("--lr-steps=3,2", "rising"),
+    ("--lr-factor=2", "at most 1"),
+    ("--image-shape=1,28,28", "3,height,width"),
+    ("--rgb-mean=1,2", "three numbers"),
+    ("--retrain --overwrite", "one of them"),
+    ("--kv-store=nowhere", "--kv-store"),
+    ("--data-dir=nowhere", "python -m data.imagenet.prepare"),
+    ("--data-type=digits --data-dir=nowhere", "python -m data.digits.prepare"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG)
+def test_wrong_arguments_are_one_line(run, arguments, says):
+    process = run(*arguments.split())
+    assert process.returncode == 2
+    assert says in process.stderr and process.stderr.count("\n") == 1
+    assert not process.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("--num-examples=1281167", "holds 96 images, not 1281167"),
+        ("--num-classes=5", "label 9"),
+        ("--data-val=run.sh", "run.sh is missing"),
+        (f"--data-val={ROOT / 'run.sh'}", "not a .rec file"),
+        ("--cpus=9 --batch-size=8", "too small for 9 devices"),
+        ("--retrain", "no checkpoint"),
+        ("--model-prefix=/proc/x/y", "no checkpoint could be written"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(run, records, arguments, says):
+    arguments = arguments.split()
+    gpus = [a for a in records.arguments if "--cpus" not in arguments[0] or a != "--gpus="]
+    process = run(*gpus, *arguments)
+    assert process.returncode == 2
+    assert says in process.stderr and process.stderr.count("\n") == 1
+
+
+# The run of the documentation
+
+
+def figures(log) -> list:
+    """The lines of a log that have figures, without times and speeds, each once."""
+    lines = [line.split(" ", 2)[2].strip() for line in Path(log).read_text().splitlines()]
+    lines = [re.sub(r"Speed: \S+ samples/sec\s+", "", line) for line in lines]
+    lines = [line for line in lines if line.startswith("Epoch") and "Time cost" not in line]
+    return list(dict.fromkeys(lines))
+
+
+def digest(folder, name, epoch) -> list:
+    return [
+        hashlib.sha256((folder / f"{name}-{epoch:04d}.{kind}").read_bytes()).hexdigest()
+        for kind in ("params", "states")
+    ]
+
+
+EPOCHS = 4
+
+
+@pytest.fixture(scope="module")
+def through(records, tmp_path_factory):
+    """A run of 4 epochs that nothing interrupts; its folder."""
+    folder = tmp_path_factory.mktemp("through")
+    done = subprocess.run(
+        command(*arguments(records), "--model-prefix=x", "--log-file=x.log"), cwd=folder
+    )
+    assert done.returncode == 0
+    return folder
+
+
+def arguments(records):
+    # A step of the learning rate within; --frequent 5 in an epoch of 12 batches.
+    return [*records.arguments, f"--num-epochs={EPOCHS}", "--lr-steps=2"]
+
+
+def test_a_run_leaves_what_the_readme_says(through):
+    expected = {"x.log", "x-lock", "x-symbol.json", "x-best.params"}
+    expected |= {f"x-{e:04d}.{k}" for e in range(1, 5) for k in ("params", "states", "json")}
+    assert set(os.listdir(through)) == expected
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(str(through / "x"), EPOCHS)
+    assert arg_params["fc1_weight"].shape == (10, 1024)
+    assert set(symbol.list_auxiliary_states()) == set(aux_params)
+    text = (through / "x.log").read_text()
+    for name in ("accuracy", "top_k_accuracy_5", "cross-entropy"):
+        assert f"Epoch[3] Train-{name}=" in text and f"Epoch[3] Validation-{name}=" in text
+    assert "Batch [0-5]\tSpeed:" in text and "no GPU" not in text
+
+
+def test_validation_counts_every_image_once(through, records):
+    """40 images in batches of 8 and by hand, from the files alone: the same accuracy."""
+    from data.records import EpochIter
+
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(str(through / "x"), EPOCHS)
+    module = mx.mod.Module(symbol)
+    module.bind([("data", (7, 3, 16, 16))], [("softmax_label", (7,))], for_training=False)
+    module.set_params(arg_params, aux_params)
+    right, counted = 0, 0
+    images = EpochIter(
+        {"path_imgrec": str(records.val), "data_shape": (3, 16, 16), "batch_size": 7,
+         "label_name": "softmax_label", "verbose": False}
+    )  # fmt: skip
+    for batch in images:
+        module.forward(batch, is_train=False)
+        valid = 7 - batch.pad
+        guess = module.get_outputs()[0].asnumpy()[:valid].argmax(axis=1)
+        right += int(np.sum(guess == batch.label[0].asnumpy()[:valid]))
+        counted += valid
+    assert counted == 40
+    line = f"Epoch[{EPOCHS - 1}] Validation-accuracy={right / 40:f}"
+    assert line in (through / "x.log").read_text()
+
+
+def test_validation_figures_do_not_depend_on_the_batch(through, records, tmp_path):
+    """The same network, validated late with batches that don't divide 40, and on 3 devices."""
+    wanted = [line for line in figures(through / "x.log") if line.startswith("Epoch[3] Validation")]
+    for changed in (["--batch-size=7"], ["--batch-size=9", "--cpus=3"]):
+        copy = tmp_path / f"late{len(changed)}"
+        shutil.copytree(through, copy)
+        Checkpoints(copy / "x").annotate(Place(EPOCHS), validation=None)
+        assert json.loads((copy / "x-0004.json").read_text())["run"]["validation"] is None
+        given = [a for a in arguments(records) if a != "--gpus="]
+        process = subprocess.run(
+            command(*given, *(changed if len(changed) > 1 else ["--gpus=", *changed]),
+                    "--model-prefix=x", "--log-file=late.log", "--retrain"),
+            cwd=copy,
+        )  # fmt: skip
+        assert process.returncode == 0
+        found = figures(copy / "late.log")
+        assert [line.rsplit("=", 1)[0] for line in found] == [w.rsplit("=", 1)[0] for w in wanted]
+        for line, other in zip(found, wanted):
+            assert float(line.rsplit("=", 1)[1]) == pytest.approx(float(other.rsplit("=", 1)[1]))
+
+
+def test_checkpoints_are_not_overwritten_unasked(run, records, tmp_path):
+    given = [*records.arguments, "--model-prefix=m/x", "--num-epochs=1"]
+    assert run(*given).returncode == 0
+    first = digest(tmp_path, "m/x", 1)
+    refused = run(*given)
+    assert refused.returncode == 2 and "--retrain" in refused.stderr
+    assert digest(tmp_path, "m/x", 1) == first
+    assert run(*given, "--overwrite", "--seed=1").returncode == 0
+    assert digest(tmp_path, "m/x", 1) != first
+
+
+def test_retrain_with_a_learning_rate_of_its_own(run, records, through, tmp_path):
+    """The issue's own sequence: 2 epochs, then a third from epoch 1 at 0.001."""
+    shutil.copytree(through, tmp_path, dirs_exist_ok=True)
+    again = run(
+        *arguments(records), "--model-prefix=x", "--log-file=y.log", "--num-epochs=3", "--retrain",
+        "--model-load-epoch=1", "--lr=0.001",
+    )  # fmt: skip
+    assert again.returncode == 0
+    text = (tmp_path / "y.log").read_text()
+    assert "Epoch[1] Learning-rate=0.001" in text and "Epoch[2] Learning-rate=0.0001" in text
+    assert "lr 0.1 -> 0.001 from epoch 1 on" in text
+    # The newest is now the third of this run, not the fourth of the one before.
+    process = run(*arguments(records), "--model-prefix=x", "--log-file=z.log", "--retrain")
+    assert "goes on from x-0003.params" in process.stdout
+    assert "Epoch[3] Learning-rate=0.0001" in process.stdout
+
+
+def test_changed_arguments_are_said(run, records, through, tmp_path):
+    shutil.copytree(through, tmp_path, dirs_exist_ok=True)
+    process = run(*arguments(records), "--model-prefix=x", "--retrain", "--wd=0.001", "--dropout=0")
+    assert "wd 0.0001 -> 0.001" in process.stdout and "dropout 0.2 -> 0.0" in process.stdout
+    process = run(*arguments(records), "--model-prefix=x", "--retrain", "--filters=original")
+    assert process.returncode == 2 and "has the shape" in process.stderr
+    process = run(*arguments(records), "--model-prefix=x", "--retrain", "--num-classes=11")
+    assert process.returncode == 2 and "fc1_weight" in process.stderr
+
+
+def test_several_devices_and_memonger(run, records, tmp_path):
+    """Two CPU contexts train over the kvstore; memonger changes no bit of it."""
+    given = [a for a in records.arguments if a != "--gpus="]
+    for name, more in (("plain", ["--cpus=2"]), ("less", ["--cpus=2", "--memonger"]), ("one", [])):
+        process = run(*given, *more, f"--model-prefix={name}", "--num-epochs=1")
+        assert process.returncode == 0, process.stderr
+        assert ("cpu(0), cpu(1);" in process.stdout) == bool(more)
+    assert digest(tmp_path, "plain", 1) == digest(tmp_path, "less", 1)
+    assert digest(tmp_path, "plain", 1) != digest(tmp_path, "one", 1)
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_in_a_checkpoint_and_retrain_goes_on_exactly(
+    records, through, tmp_path, number, code
+):
+    given = command(*arguments(records), "--model-prefix=x", "--log-file=x.log")
+    process = subprocess.Popen(given, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "Epoch[1] Batch [0-5]" in line:
+            process.send_signal(number)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == code
+    assert f"stopped by {signal.Signals(number).name} at epoch 1, batch " in rest
+    assert "--retrain" in rest
+    assert len(list(tmp_path.glob("x-0001-*.params"))) == 1
+    resumed = subprocess.run([*given, "--retrain"], cwd=tmp_path)
+    assert resumed.returncode == 0
+    assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
+    assert figures(tmp_path / "x.log") == figures(through / "x.log")
+    assert not list(tmp_path.glob("x-*-*.params"))
+
+
+def kills():
+    return int(os.environ.get("XCEPTION_KILLS", "25"))
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bits(records, through, tmp_path):
+    """SIGKILL, at least 25 times (XCEPTION_KILLS for more), each time nothing but --retrain."""
+    given = command(
+        *arguments(records), "--model-prefix=x", "--log-file=x.log", "--checkpoint-batches=2"
+    )
+    random.seed(0)
+    killed = places = 0
+    while True:
+        retrain = ["--retrain"] if list(tmp_path.glob("x-*.json")) else []
+        # A kill before the first checkpoint is whole leaves an unfinished one: start anew.
+        retrain = retrain or ["--overwrite"]
+        process = subprocess.Popen(
+            [*given, *retrain],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        if killed < kills():
+            # Half of them while a checkpoint is being written, or just then.
+            if killed % 2:
+                deadline = time.time() + 60
+                before = set(os.listdir(tmp_path))
+                while set(os.listdir(tmp_path)) <= before and time.time() < deadline:
+                    time.sleep(0.001)
+                time.sleep(random.uniform(0, 0.1))
+            else:
+                time.sleep(random.uniform(1.5, 4.5))
+            process.kill()
+        out, err = process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            killed += 1
+            places += "goes on from" in out
+            continue
+        assert process.returncode == 0, err
+        if killed >= kills():
+            break
+        # It got to the end before it was killed: once more from the beginning.
+        assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
+        for path in tmp_path.iterdir():
+            path.unlink()
+    assert killed >= kills() and places > 5
+    assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_damaged_checkpoint_is_passed_over(run, records, through, tmp_path):
+    shutil.copytree(through, tmp_path, dirs_exist_ok=True)
+    newest = tmp_path / "x-0004.params"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    given = [*arguments(records), "--model-prefix=x", "--retrain"]
+    by_number = run(*given, "--model-load-epoch=4")
+    assert by_number.returncode == 2
+    assert "x-0004.params: damaged" in by_number.stderr and by_number.stderr.count("\n") == 1
+    process = run(*given)
+    assert "passed over x-0004.params: damaged" in process.stdout
+    assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
+
+
+def test_divergence_stops_before_it_is_saved(run, records, tmp_path):
+    process = run(*records.arguments, "--model-prefix=x", "--num-epochs=2", "--lr=1e20")
+    assert process.returncode == 1
+    assert re.search(r"NaN or infinite at epoch 0, batch \d", process.stderr)
+    assert process.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("x-*.params"))
+
+
+def test_housekeeping(run, records, tmp_path):
+    process = run(
+        *records.arguments,
+        "--model-prefix=x",
+        "--num-epochs=6",
+        "--checkpoint-epochs=2",
+        "--keep=1",
+    )
+    assert process.returncode == 0
+    kept = sorted(path.name for path in tmp_path.glob("x-0*.params"))
+    best = os.readlink(tmp_path / "x-best.params")
+    assert kept == sorted({"x-0006.params", best})
+
+
+def mounted_tmpfs(folder, size):
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
+    )
+    return done.returncode == 0
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(records, through, tmp_path):
+    """60 MB hold one checkpoint (43 MB) and not two. Where no file system may be mounted, a limit
+    on the size of a file stands for it (tests/test_model.py)."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if not mounted_tmpfs(folder, "60m"):
+        pytest.skip("may not mount a file system here; test_model.py has a limit on file size")
+    try:
+        given = command(*arguments(records), f"--model-prefix={folder}/x", "--log-file=x.log")
+        full = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
+        assert full.returncode == 1
+        assert "No space left on device" in full.stderr and full.stderr.count("\n") == 1
+        assert "won't fit" in full.stdout
+        assert Checkpoints(folder / "x").newest()[0].place == Place(1)
+        assert digest(folder, "x", 1) == digest(through, "x", 1)
+        refused = subprocess.run(
+            [*given, "--retrain"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert refused.returncode == 2 and "a checkpoint needs" in refused.stderr
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
