@@ -1,0 +1,78 @@
+"""log/: lines and curves."""
+
+import subprocess
+import sys
+
+import cv2
+import pytest
+
+from log.plot_curves import main, read_log
+from tests.conftest import ROOT
+
+# As MXNet's fit and Speedometer wrote them in 2017, and as they are now.
+LOG_OF_2017 = """\
+2017-09-01 10:00:00,000 Node[0] Epoch[0] Batch [50]\tSpeed: 101.20 samples/sec\tTrain-accuracy=0.01
+2017-09-01 10:10:00,000 Node[0] Epoch[0] Train-accuracy=0.050000
+2017-09-01 10:10:00,001 Node[0] Epoch[0] Train-top_k_accuracy_5=0.150000
+2017-09-01 10:10:00,002 Node[0] Epoch[0] Time cost=600.000
+2017-09-01 10:11:00,000 Node[0] Epoch[0] Validation-accuracy=0.061000
+2017-09-01 10:20:00,000 Node[0] Epoch[1] Train-accuracy=0.100000
+2017-09-01 10:21:00,000 Node[0] Epoch[1] Validation-accuracy=0.120000
+"""
+LOG_RESUMED = """\
+2026-11-23 10:00:00,000 Epoch[0] Train-accuracy=0.500000
+2026-11-23 10:00:00,000 Epoch[0] Train-cross-entropy=2.000000
+2026-11-23 10:00:00,000 Epoch[0] Learning-rate=0.1
+2026-11-23 10:00:00,000 Epoch[0] Validation-accuracy=0.400000
+2026-11-23 10:00:01,000 Epoch[1] Train-accuracy=0.600000
+2026-11-23 11:00:00,000 Epoch[1] Train-accuracy=0.700000
+2026-11-23 11:00:00,000 Epoch[1] Train-cross-entropy=1.000000
+2026-11-23 11:00:00,000 Epoch[1] Learning-rate=1e-05
+2026-11-23 11:00:00,000 Epoch[1] Validation-accuracy=0.800000
+"""
+
+
+@pytest.fixture
+def logs(tmp_path):
+    (tmp_path / "old.log").write_text(LOG_OF_2017)
+    (tmp_path / "new.log").write_text(LOG_RESUMED)
+    return tmp_path
+
+
+def test_logs_of_2017_and_of_resumed_runs_are_read(logs):
+    old = read_log(logs / "old.log")
+    assert old["Train", "accuracy"] == {1: 0.05, 2: 0.1}
+    assert old["Validation", "accuracy"] == {1: 0.061, 2: 0.12}
+    new = read_log(logs / "new.log")
+    assert new["Train", "accuracy"] == {1: 0.5, 2: 0.7}
+    assert new["Learning-rate"] == {1: 0.1, 2: 1e-5}
+
+
+@pytest.mark.parametrize("names", [["old.log"], ["new.log"], ["old.log", "new.log"]])
+def test_curves_are_drawn(logs, names):
+    out = logs / "curves.png"
+    assert main([str(logs / name) for name in names] + ["--out", str(out)]) == 0
+    picture = cv2.imread(str(out))
+    assert picture.shape[1] > 700
+    # Something is drawn in a colour of its own.
+    assert (abs(picture[..., 0].astype(int) - picture[..., 2]) > 60).any()
+
+
+def test_svg_and_the_default_name(logs):
+    assert main([str(logs / "new.log"), "--out", str(logs / "x.svg")]) == 0
+    assert "<svg" in (logs / "x.svg").read_text()
+    assert main([str(logs / "new.log")]) == 0
+    assert (logs / "new.png").exists()
+
+
+@pytest.mark.parametrize("name", ["missing.log", "empty.log"])
+def test_what_cannot_be_drawn_is_one_line(logs, name):
+    (logs / "empty.log").write_text("nothing\n")
+    process = subprocess.run(
+        [sys.executable, "-m", "log.plot_curves", str(logs / name)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert name in process.stderr and process.stderr.count("\n") == 1

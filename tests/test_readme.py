@@ -1,0 +1,108 @@
+"""The README and the front door: what they tell the user to type."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_snippet_runs(tmp_path):
+    """Another script, somewhere else, that finds this folder as its PYTHONPATH."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    process = subprocess.run(
+        [sys.executable, "-c", snippet],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split("\n")[1] == "(2, 1024)"
+
+
+def commands():
+    blocks = re.findall(r"(?:^    \S.*\n)+", README, flags=re.MULTILINE)
+    return [line.strip() for block in blocks for line in block.splitlines()]
+
+
+def test_every_training_command_has_arguments_that_exist():
+    import train_xception
+
+    lines = [line for line in commands() if "train_xception.py" in line]
+    assert len(lines) >= 5
+    for line in lines:
+        words = shlex.split(line)
+        train_xception.parse_arguments(words[words.index("train_xception.py") + 1 :])
+
+
+def test_own_images_from_folders_to_training(tmp_path):
+    """The README's commands for one's own images, as they stand there."""
+    lines = commands()
+    begin = next(i for i, line in enumerate(lines) if line.startswith("IM2REC="))
+    im2rec, *steps, train = lines[begin : begin + 5]
+    assert "im2rec.py" in im2rec and "--data-type custom" in train
+    rng = np.random.RandomState(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            picture = rng.randint(0, 255, (40, 50, 3)).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "images" / name / f"{i}.jpg"), picture)
+    script = os.path.join(os.path.dirname(mx.__file__), "tools", "im2rec.py")
+    train += " --gpus= --num-epochs 1 --batch-size 8 --image-shape 3,32,32"
+    train = train.replace("train_xception.py", str(ROOT / "train_xception.py"))
+    python = f'python() {{ "{sys.executable}" "$@"; }}'
+    text = "\n".join([python, f"IM2REC={script}", *steps, train])
+    process = subprocess.run(
+        ["bash", "-ec", text], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert "36 images of 2 classes" in process.stdout
+    assert (tmp_path / "model" / "mine-0001.params").exists()
+
+
+def test_files_of_a_run_are_documented():
+    for name in ("x-symbol.json", "x-0003.params", "x-0003.states", "x-0003.json", "x-lock",
+                 "x-best.params", "x-0003-000120"):  # fmt: skip
+        assert f"model/{name}" in README
+
+
+def test_run_sh_says_what_it_knows():
+    process = subprocess.run(
+        ["bash", str(ROOT / "run.sh"), "nonsense"], capture_output=True, text=True
+    )
+    assert process.returncode == 2
+    for word in ("setup", "test", "train"):
+        assert f"./run.sh {word}" in process.stderr
+
+
+@pytest.mark.parametrize("tools", [[], ["python3"]])
+def test_setup_without_a_python_says_what_is_missing(tmp_path, tools):
+    """A machine without Python, and one whose python3 has neither venv nor pip."""
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    for tool in ("bash", "dirname", "rm", "cat", "cksum", "grep", "ldconfig", "sed"):
+        if shutil.which(tool):
+            (bin_folder / tool).symlink_to(shutil.which(tool))
+    for tool in tools:
+        (bin_folder / tool).write_text("#!/bin/sh\nexit 1\n")
+        (bin_folder / tool).chmod(0o755)
+    shutil.copy(ROOT / "run.sh", tmp_path)
+    process = subprocess.run(
+        [shutil.which("bash"), str(tmp_path / "run.sh"), "setup"],
+        env={"PATH": str(bin_folder)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    assert "apt install python3-venv" in process.stderr and process.stderr.count("\n") == 1
