@@ -17,13 +17,13 @@ import mxnet as mx
 import numpy as np
 import pytest
 import scipy.io
-from conftest import ROOT
 from sklearn.datasets import load_digits
 
 from data import DataError, pack, records
 from data.cifar10 import prepare as cifar10
 from data.digits import prepare as digits_prepare
 from data.imagenet import prepare as imagenet
+from tests.conftest import ROOT
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 
