@@ -247,7 +247,7 @@ class Trainer:
 
     def _interrupted(self, place):
         self.log.info(
-            "stopped by %s at %s; the same command with --retrain, and without --lr, goes on from it",
+            "stopped by %s at %s; the same command with --retrain and without --lr goes on",
             signal.Signals(self.stop_signal).name, place,
         )  # fmt: skip
         return Interrupted(self.stop_signal)
