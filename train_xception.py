@@ -73,6 +73,13 @@ def parse_arguments(argv) -> argparse.Namespace:
         help="less memory, more time: keep only the blocks' outputs for the backward pass",
     )
     group.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what the CPU computes in; bfloat16 keeps parameters, BatchNorm statistics and "
+        "classifier in float32",
+    )
+    group.add_argument(
         "--workspace",
         type=whole(1),
         default=512,
@@ -338,6 +345,18 @@ def choose_devices(args, say) -> list:
     return [mx.gpu(i) for i in wanted]
 
 
+def choose_dtype(args, contexts, say) -> str:
+    """Return what the network runs in."""
+    from model import devices
+
+    if args.dtype == "bfloat16" and contexts[0].device_type == "gpu":
+        raise ModelError("--dtype bfloat16: MXNet 1.9.1 has it for CPUs only")
+    if args.dtype == "bfloat16" and not devices.has_bfloat16():
+        say("--dtype bfloat16: this CPU has no instructions for it: float32")
+        return "float32"
+    return args.dtype
+
+
 def look_at_records(args, say) -> tuple:
     """Return (number of training images, number of classes). Every label is checked."""
     from data import records
@@ -480,11 +499,14 @@ def prepare(args) -> tuple:
     contexts = choose_devices(args, say)
     if len(contexts) > args.batch_size:
         raise DataError(f"--batch-size {args.batch_size} is too small for {len(contexts)} devices")
+    dtype = choose_dtype(args, contexts, say)
     num_examples, num_classes = look_at_records(args, say)
     symbol = build_network(args, num_classes)
     kvstore, rank, workers = create_kvstore(args, say)
     batches = math.ceil(num_examples / (args.batch_size * workers))
-    settings = settings_of(args, num_classes=num_classes, devices=len(contexts), workers=workers)
+    settings = settings_of(
+        args, num_classes=num_classes, devices=len(contexts), workers=workers, dtype=dtype
+    )
 
     checkpoints = Checkpoints(args.model_prefix)
     if rank == 0:
@@ -493,7 +515,6 @@ def prepare(args) -> tuple:
     else:
         log_file = Path(args.log_file)
         args.log_file = str(log_file.with_name(f"{log_file.stem}-{rank}{log_file.suffix}"))
-    outdated = checkpoints.places() if args.overwrite else []
     generation = find_generation(args, checkpoints, say)
     if generation:
         check_params(generation.params, symbol, checkpoints.params_file(generation.place))
@@ -532,10 +553,11 @@ def prepare(args) -> tuple:
             args.checkpoint_epochs, args.checkpoint_batches, args.keep, args.frequent
         ),
         memonger=args.memonger,
+        dtype=dtype,
     )
     say(
         f"{num_examples} images of {num_classes} classes, {batches} batches an epoch; "
-        f"{', '.join(map(str, contexts))}; lr {trainer.schedule.at(start.epoch):g}"
+        f"{', '.join(map(str, contexts))}; {dtype}; lr {trainer.schedule.at(start.epoch):g}"
     )
     fit = {
         "images": images,
@@ -544,7 +566,7 @@ def prepare(args) -> tuple:
         "seed": args.seed,
         "start": start,
         "generation": generation,
-        "outdated": outdated,
+        "overwrite": args.overwrite,
     }
     return trainer, fit, notices
 

@@ -75,6 +75,14 @@ class Checkpoints:
     def _file(self, place, suffix) -> Path:
         return self._path(place.stem + suffix)
 
+    def _files(self, place) -> tuple:
+        """(name in the .json, path) of what a generation consists of, in the order of writing."""
+        return (
+            ("symbol", self._symbol),
+            ("params", self._file(place, ".params")),
+            ("states", self._file(place, ".states")),
+        )
+
     def params_file(self, place: Place) -> Path:
         return self._file(place, ".params")
 
@@ -100,10 +108,10 @@ class Checkpoints:
         """Return the generation at `place`. Raises ModelError where any byte of it is wrong."""
         described = self._describe(place)
         content = {}
-        for path in (self._symbol, self._file(place, ".params"), self._file(place, ".states")):
+        for kind, path in self._files(place):
             content[path] = _read(path)
-            expected = {described["files"].get(path.name)}
-            if path == self._symbol:
+            expected = {described["files"].get(kind)}
+            if kind == "symbol":
                 # Another dropout since then makes another symbol, of the same parameters.
                 expected |= self._known_symbols()
             if hashlib.sha256(content[path]).hexdigest() not in expected:
@@ -121,7 +129,7 @@ class Checkpoints:
         known = set()
         for place in self.places():
             with contextlib.suppress(ModelError):
-                known.add(self._describe(place)["files"].get(self._symbol.name))
+                known.add(self._describe(place)["files"].get("symbol"))
         return known
 
     def _describe(self, place) -> dict:
@@ -178,16 +186,23 @@ class Checkpoints:
             count = 1 + max([self._count(other) for other in self.places()], default=0)
             # Replacing a generation: without its .json it is gone, so that it is never mixed.
             json_path.unlink(missing_ok=True)
-            files = {}
-            for path, dump in (
-                (self._symbol, lambda write: write(symbol_json.encode())),
-                (self._file(place, ".params"), lambda write: ndarray_file.dump(params, write)),
-                (self._file(place, ".states"), lambda write: ndarray_file.dump(states, write)),
-            ):
-                files[path.name], written = write_whole(path, dump)
+            dumps = {
+                "symbol": lambda write: write(symbol_json.encode()),
+                "params": lambda write: ndarray_file.dump(params, write),
+                "states": lambda write: ndarray_file.dump(states, write),
+            }
+            # Another symbol than before (another dropout) comes last: until then, the one that is
+            # there, which the earlier generations know, does for all of them.
+            files = {"symbol": hashlib.sha256(symbol_json.encode()).hexdigest()}
+            if not self._symbol.exists():
+                size += write_whole(self._symbol, dumps["symbol"])[1]
+            for kind, path in self._files(place)[1:]:
+                files[kind], written = write_whole(path, dumps[kind])
                 size += written
             described = {"format": _FORMAT, "count": count, "files": files, "run": run}
             size += self._write_description(place, described)
+            if self._symbol.read_bytes() != symbol_json.encode():
+                size += write_whole(self._symbol, dumps["symbol"])[1]
         except OSError as error:
             for path in self._leftovers():
                 path.unlink(missing_ok=True)
@@ -234,6 +249,12 @@ class Checkpoints:
         for place in places:
             for suffix in reversed(_SUFFIXES):
                 self._file(place, suffix).unlink(missing_ok=True)
+
+    def remove_all(self):
+        """Delete every generation, and what belongs to all of them."""
+        self.remove(self.places())
+        self.set_best(None)
+        self._symbol.unlink(missing_ok=True)
 
     # The best one
 

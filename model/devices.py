@@ -44,6 +44,12 @@ def usable_cores(cgroup="/sys/fs/cgroup") -> int:
     return max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
+def has_bfloat16(cpuinfo="/proc/cpuinfo") -> bool:
+    """True where the CPU has instructions for bfloat16 (AVX512_BF16 or AMX)."""
+    flags = Path(cpuinfo).read_text().split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
 def gpus() -> list:
     """Return the compute capability, (major, minor), of each GPU that the driver shows."""
     try:

@@ -59,6 +59,7 @@ class Trainer:
     checkpoints : where to write; None for the workers that don't.
     settings : what the run was told, written into each checkpoint.
     batches, batch_size : updates in an epoch, images of a worker in an update.
+    memonger, dtype : as for model.running.running_symbol.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Trainer:
         optimizer_params: dict,
         housekeeping: Housekeeping,
         memonger: bool = False,
+        dtype: str = "float32",
     ):
         self.symbol = symbol
         self.contexts = contexts
@@ -85,11 +87,11 @@ class Trainer:
         self.schedule = schedule
         self.optimizer_params = optimizer_params
         self.housekeeping = housekeeping
-        self.module = ResumableModule(running_symbol(symbol, memonger), context=contexts)
+        running = running_symbol(symbol, memonger, dtype)
+        self.module = ResumableModule(running, context=contexts)
         self.metric = _ResumableMetric(new_metric(num_classes).metrics)
         self.validation_metric = new_metric(num_classes)
         self.speedometer = mx.callback.Speedometer(batch_size, housekeeping.frequent)
-        self.outdated = []
         self.best = None
         self.stop_signal = None
         self.log = logging.getLogger()
@@ -102,17 +104,17 @@ class Trainer:
         seed: int,
         start: Place,
         generation: Generation = None,
-        outdated: list = (),
+        overwrite: bool = False,
     ):
         """Train from `start` to `num_epochs` epochs.
 
         images : data.records.EpochIter, at `start`. validation : DataIter or None.
-        generation : what to go on from. outdated : places whose checkpoints the first new one
-        replaces. Raises Interrupted, and ModelError where the run can't go on.
+        generation : what to go on from. overwrite : the first checkpoint replaces all that are
+        there. Raises Interrupted, and ModelError where the run can't go on.
         """
         self.validation = validation
         self.num_epochs = max(num_epochs, start.epoch)
-        self.outdated = list(outdated)
+        self.overwrite = overwrite
         arg_params = aux_params = None
         if generation:
             arg_params, aux_params = ndarray_params(generation.params)
@@ -273,11 +275,12 @@ class Trainer:
             "versions": {"python": platform.python_version(), "mxnet": mx.__version__},
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        self.checkpoints.remove(self.outdated)
+        if self.overwrite:
+            self.checkpoints.remove_all()
+            self.overwrite = False
         size = self.checkpoints.save(place, self.symbol.tojson(), params, states, run)
         # Within an epoch a checkpoint lives until the next one.
         self.checkpoints.remove(p for p in self.checkpoints.places() if p.batch and p != place)
-        self.outdated = []
         self.log.info('Saved checkpoint to "%s"', self.checkpoints.params_file(place))
         free = self.checkpoints.free_bytes()
         if free < size:

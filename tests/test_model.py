@@ -165,6 +165,28 @@ def test_another_symbol_of_the_same_parameters_spoils_no_generation(generations,
     assert checkpoints.load(Place(1)).symbol_json == symbol
 
 
+@pytest.mark.parametrize("writes", range(1, 5))
+def test_a_kill_between_the_files_of_another_symbol(generations, tmp_path, monkeypatch, writes):
+    """Whichever file was the last to be renamed, there is a generation to go on from."""
+    shutil.copytree(generations, tmp_path, dirs_exist_ok=True)
+    checkpoints = Checkpoints(tmp_path / "x")
+    renames = []
+
+    def rename(*names, replace=os.replace):
+        if len(renames) == writes:
+            raise KeyboardInterrupt
+        renames.append(names)
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", rename)
+    try:
+        checkpoints.save(Place(3), small_symbol(dropout=0.5).tojson(), {"a": np.zeros(1)}, {}, {})
+    except KeyboardInterrupt:
+        assert writes < 4
+    assert checkpoints.newest()[0].place == Place(3 if writes >= 3 else 2)
+    assert checkpoints.load(Place(1))
+
+
 def test_a_second_run_is_kept_off(tmp_path):
     mine = Checkpoints(tmp_path / "x")
     mine.lock()

@@ -17,7 +17,9 @@ import numpy as np
 import pytest
 
 from data.datasets import DATASETS
+from model import ndarray_file
 from model.checkpoint import Checkpoints, Place
+from model.devices import has_bfloat16
 from tests.conftest import ROOT, command
 
 # The documented command line
@@ -269,6 +271,9 @@ def test_several_devices_and_memonger(run, records, tmp_path):
         assert ("cpu(0), cpu(1);" in process.stdout) == bool(more)
     assert digest(tmp_path, "plain", 1) == digest(tmp_path, "less", 1)
     assert digest(tmp_path, "plain", 1) != digest(tmp_path, "one", 1)
+    # A checkpoint of 2 devices goes on with 1.
+    process = run(*given, "--model-prefix=plain", "--num-epochs=2", "--retrain")
+    assert process.returncode == 0 and "devices 2 -> 1" in process.stdout
 
 
 # Stopping and going on
@@ -294,6 +299,47 @@ def test_a_signal_ends_in_a_checkpoint_and_retrain_goes_on_exactly(
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
     assert figures(tmp_path / "x.log") == figures(through / "x.log")
     assert not list(tmp_path.glob("x-*-*.params"))
+
+
+def test_float32_goes_on_in_bfloat16_and_back(run, records, through, tmp_path):
+    """Checkpoints are float32, whatever the run computes in, and each way is exact again."""
+    if not has_bfloat16():
+        process = run(*records.arguments, "--dtype=bfloat16", "--num-epochs=1")
+        assert "this CPU has no instructions for it: float32" in process.stdout
+        return
+    shutil.copytree(through, tmp_path, dirs_exist_ok=True)
+    given = [*arguments(records), "--retrain", "--dtype=bfloat16"]
+    for name in ("b", "c"):
+        for path in through.glob("x-[0s]*"):
+            shutil.copy(path, tmp_path / path.name.replace("x-", f"{name}-"))
+    # b in one go; c with a stop between, once in float32 to show that it would make a difference.
+    for name, *more in (
+        ["b", "--model-load-epoch=1"],
+        ["c", "--model-load-epoch=1", "--num-epochs=2"],
+        ["c"],
+    ):
+        text = run(*given, f"--model-prefix={name}", *more)
+        assert text.returncode == 0, text.stderr
+    assert digest(tmp_path, "b", EPOCHS) == digest(tmp_path, "c", EPOCHS)
+    assert digest(tmp_path, "b", EPOCHS) != digest(through, "x", EPOCHS)
+    content = ndarray_file.parse((tmp_path / "b-0004.params").read_bytes())
+    assert {str(array.dtype) for array in content.values()} == {"float32"}
+    back = run(*given, "--model-prefix=b", "--model-load-epoch=3", "--dtype=float32")
+    assert back.returncode == 0 and "dtype bfloat16 -> float32" in back.stdout
+
+
+def test_a_second_signal_ends_at_once(records, tmp_path):
+    """Both signals are there when the batch ends: no checkpoint is written for either."""
+    given = command(*arguments(records), "--model-prefix=x", "--log-file=x.log")
+    process = subprocess.Popen(given, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if "Epoch[0] Batch [0-5]" in line:
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stdout.read()
+    assert process.wait() in (130, 143)
+    assert "stopped by" not in rest and not list(tmp_path.glob("x-*.params"))
 
 
 def kills():
@@ -383,11 +429,25 @@ def test_housekeeping(run, records, tmp_path):
     assert kept == sorted({"x-0006.params", best})
 
 
-def mounted_tmpfs(folder, size):
+def mounted_tmpfs(folder, options):
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True
     )
     return done.returncode == 0
+
+
+def test_a_read_only_folder_is_refused(records, tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if not mounted_tmpfs(folder, "ro"):
+        pytest.skip("may not mount a file system here")
+    try:
+        given = command(*arguments(records), f"--model-prefix={folder}/x")
+        process = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
+        assert process.returncode == 2
+        assert "Read-only file system" in process.stderr and process.stderr.count("\n") == 1
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(records, through, tmp_path):
@@ -395,7 +455,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(records, through, tmp_path):
     on the size of a file stands for it (tests/test_model.py)."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if not mounted_tmpfs(folder, "60m"):
+    if not mounted_tmpfs(folder, "size=60m"):
         pytest.skip("may not mount a file system here; test_model.py has a limit on file size")
     try:
         given = command(*arguments(records), f"--model-prefix={folder}/x", "--log-file=x.log")
