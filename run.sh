@@ -74,10 +74,10 @@ setup() {
   .venv/bin/python -c '' 2>/dev/null || make_venv
   if has_driver; then
     install mxnet requirements.txt
-    .venv/bin/python -m model.devices
   else
     install mxnet requirements-cpu.txt
   fi
+  .venv/bin/python -m model.devices >/dev/null
 }
 
 python() { .venv/bin/python "$@"; }

@@ -2,7 +2,7 @@
 
     python -m model.devices
 
-makes the CUDA libraries that requirements.txt installs as wheels known to MXNet.
+makes the libraries that MXNet needs and that come in other wheels (CUDA's) known to it.
 """
 
 import ctypes
@@ -100,30 +100,36 @@ def _way_out(error):
     if "libcuda.so.1" in reason:
         return f"{reason}: no NVIDIA driver here; install requirements-cpu.txt instead"
     if isinstance(error, OSError):
-        return f"{reason}: install requirements.txt, then run python -m model.devices"
+        return f"{reason}: run python -m model.devices, or ./run.sh setup"
     if isinstance(error, AttributeError):
         return f"{reason}: MXNet 1.9.1 needs numpy<1.24; install requirements-cpu.txt"
     return f"{reason}: ./run.sh setup installs it"
 
 
-def link_cuda_libraries() -> int:
-    """Link the CUDA libraries of the nvidia-*-cu11 wheels beside libmxnet.so; return how many.
+def link_libraries() -> list:
+    """Link libraries that come in other wheels beside libmxnet.so; return their names.
 
-    libmxnet.so looks for libraries in its own folder first (its RPATH is $ORIGIN), so that
-    `import mxnet` finds them in any script, without LD_LIBRARY_PATH. mxnet is not imported here.
+    These are the CUDA libraries of the nvidia-*-cu11 wheels and, where the system has no OpenMP
+    runtime, scikit-learn's. libmxnet.so looks into its own folder first (its RPATH is $ORIGIN), so
+    that `import mxnet` finds them in any script, without LD_LIBRARY_PATH. mxnet is not imported.
     """
     spec = importlib.util.find_spec("mxnet")
     if spec is None:
         raise ModelError("mxnet is not installed: ./run.sh setup installs it")
     target = Path(spec.origin).parent
-    libraries = sorted(target.parent.glob("nvidia/*/lib/*.so.*"))
-    for library in libraries:
-        link = target / library.name
+    libraries = {path.name: path for path in sorted(target.parent.glob("nvidia/*/lib/*.so.*"))}
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        for path in target.parent.glob("scikit_learn.libs/libgomp*"):
+            libraries["libgomp.so.1"] = path
+    for name, library in libraries.items():
+        link = target / name
         if not link.exists():
             link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(library, target))
-    return len(libraries)
+    return list(libraries)
 
 
 if __name__ == "__main__":
-    print(f"{link_cuda_libraries()} CUDA libraries linked beside libmxnet.so")
+    print(f"{len(link_libraries())} libraries linked beside libmxnet.so")

@@ -197,7 +197,7 @@ def another_mxnet(tmp_path, monkeypatch):
     "error, way_out",
     [
         ("OSError('libcuda.so.1: cannot open\\nmore')", "driver here; .* requirements-cpu.txt"),
-        ("OSError('libcudnn.so.8: cannot open')", "requirements.txt, .* python -m model.devices"),
+        ("OSError('libcudnn.so.8: cannot open')", "python -m model.devices"),
         ("AttributeError('no attribute bool')", "numpy<1.24; install requirements-cpu.txt"),
         ("ModuleNotFoundError('No module named mxnet')", "./run.sh setup"),
     ],
@@ -219,7 +219,7 @@ def test_cuda_libraries_are_linked_beside_mxnet(another_mxnet):
     (target / names[0]).write_text("the user's own")
     (target / names[1]).symlink_to("gone")
     for _ in range(2):
-        assert devices.link_cuda_libraries() == 3
+        assert len(devices.link_libraries()) == 3
         assert [(target / name).read_text() for name in names] == ["the user's own", *names[1:]]
     site.rename(site.with_name("moved"))
     assert (site.with_name("moved") / "mxnet" / names[2]).read_text() == names[2]
