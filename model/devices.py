@@ -17,6 +17,13 @@ from model import ModelError
 #: same generation and a later step of it: 5.0, 6.0, 7.0, 8.0 and 8.6, and so up to 8.9.
 SUPPORTED_GENERATIONS = (5, 6, 7, 8)
 
+# Libraries that MXNet's wheel takes from the system, a stock Debian does not have, and other wheels
+# bring for themselves.
+_OF_OTHER_WHEELS = {
+    "libgomp.so.1": "scikit_learn.libs/libgomp*",
+    "libquadmath.so.0": "numpy.libs/libquadmath*",
+}
+
 # cuda.h: CUdevice_attribute.
 _COMPUTE_CAPABILITY = (75, 76)
 
@@ -109,8 +116,8 @@ def _way_out(error):
 def link_libraries() -> list:
     """Link libraries that come in other wheels beside libmxnet.so; return their names.
 
-    These are the CUDA libraries of the nvidia-*-cu11 wheels and, where the system has no OpenMP
-    runtime, scikit-learn's. libmxnet.so looks into its own folder first (its RPATH is $ORIGIN), so
+    These are the CUDA libraries of the nvidia-*-cu11 wheels and, where the system has no OpenMP or
+    quad-precision runtime, scikit-learn's and numpy's. libmxnet.so looks into its own folder first (its RPATH is $ORIGIN), so
     that `import mxnet` finds them in any script, without LD_LIBRARY_PATH. mxnet is not imported.
     """
     spec = importlib.util.find_spec("mxnet")
@@ -118,11 +125,11 @@ def link_libraries() -> list:
         raise ModelError("mxnet is not installed: ./run.sh setup installs it")
     target = Path(spec.origin).parent
     libraries = {path.name: path for path in sorted(target.parent.glob("nvidia/*/lib/*.so.*"))}
-    try:
-        ctypes.CDLL("libgomp.so.1")
-    except OSError:
-        for path in target.parent.glob("scikit_learn.libs/libgomp*"):
-            libraries["libgomp.so.1"] = path
+    for name, bundled in _OF_OTHER_WHEELS.items():
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            libraries.update({name: path for path in target.parent.glob(bundled)})
     for name, library in libraries.items():
         link = target / name
         if not link.exists():
