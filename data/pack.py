@@ -32,10 +32,11 @@ def encode_png(image) -> bytes:
 
 
 @contextmanager
-def open_tar(path):
-    """The tar archive, compressed or not. Raises DataError where it is missing or damaged."""
+def open_tar(path, mode="r"):
+    """The tar archive, compressed or not; with mode ``r:``, an uncompressed one only, whose members
+    are ranges of its bytes. Raises DataError where it is missing or damaged."""
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, mode) as tar:
             yield tar
             # A compressed archive's checksum is behind all that tarfile reads by itself.
             while tar.fileobj.read(1 << 20):

@@ -1,6 +1,8 @@
 """data/: records hold the images they were made from, and an epoch holds the records."""
 
+import gzip
 import io
+import itertools
 import json
 import os
 import pickle
@@ -328,8 +330,16 @@ def test_imagenet_flat_validation_images_need_the_devkit(ilsvrc, tmp_path, capsy
     assert not files_in(tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["missing", "text", "cut off", "empty folder"])
-@pytest.mark.parametrize("which", ["train", "val", "devkit"])
+@pytest.mark.parametrize(
+    ("which", "kind"),
+    [
+        *itertools.product(
+            ["train", "val", "devkit"], ["missing", "text", "cut off", "empty folder"]
+        ),
+        ("train", "compressed"),
+        ("val", "compressed"),
+    ],
+)
 def test_imagenet_bad_source_is_one_line(ilsvrc, tmp_path, capsys, which, kind):
     good = {
         "train": ilsvrc / "ILSVRC2012_img_train.tar",
@@ -344,6 +354,8 @@ def test_imagenet_bad_source_is_one_line(ilsvrc, tmp_path, capsys, which, kind):
         cut_off(bad)
     elif kind == "empty folder":
         bad.mkdir()
+    elif kind == "compressed":  # its images are no ranges of its bytes
+        bad.write_bytes(gzip.compress(good[which].read_bytes()))
     args = ["--out", str(tmp_path / "out")]
     for option, path in {**good, which: bad}.items():
         args += [f"--{option}", str(path)]

@@ -44,7 +44,7 @@ def training_images(source: Path) -> list:
     if source.is_dir():
         return _folders(source)
     images = []
-    with open_tar(source) as outer:
+    with open_tar(source, "r:") as outer:
         for member in outer:
             if not member.isfile() or not member.name.endswith(".tar"):
                 raise DataError(f"{source}: not ILSVRC2012_img_train.tar: {member.name} in it")
@@ -67,7 +67,7 @@ def validation_images(source: Path, devkit) -> list:
         paths = [entry for entry in sorted(source.iterdir()) if _is_image(entry)]
         files = [(path.name, path.read_bytes) for path in paths]
     else:
-        with open_tar(source) as tar:
+        with open_tar(source, "r:") as tar:
             files = [
                 (Path(member.name).name, partial(_range, source, member.offset_data, member.size))
                 for member in tar
