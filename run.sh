@@ -55,7 +55,7 @@ make_venv() {
 }
 
 has_driver() {
-  [ -e /proc/driver/nvidia/version ] || ldconfig -p 2>/dev/null | grep -q 'libcuda\.so\.1'
+  [ -e /proc/driver/nvidia/version ] || PATH=$PATH:/sbin ldconfig -p 2>/dev/null | grep 'libcuda\.so\.1' >/dev/null
 }
 
 # Install requirements files, unless these very files are installed already.
@@ -82,8 +82,6 @@ setup() {
 
 python() { .venv/bin/python "$@"; }
 
-train() { python -u train_xception.py "$@"; }
-
 demo() {
   local prefix=model/demo log=log/demo.log status=0 pid accuracy
   local arguments=(--data-type digits --batch-size 64 --model-prefix "$prefix" --log-file "$log"
@@ -101,9 +99,10 @@ demo() {
   done
   kill -TERM "$pid" 2>/dev/null || true
   wait "$pid" || status=$?
+  [ "$status" != 130 ] || exit 130
   [ "$status" = 143 ] || die "the training ended with exit code $status, not by the signal"
   say "== resuming"
-  train "${arguments[@]}" --retrain
+  python -u train_xception.py "${arguments[@]}" --retrain
   python -m log.plot_curves "$log" --out log/demo.png >/dev/null
   accuracy=$(sed -n 's/.*best validation accuracy \([0-9.]*\),.*/\1/p' "$log" | tail -n 1)
   awk "BEGIN { exit !($accuracy >= 0.97) }" || die "validation accuracy $accuracy, below 0.97"
@@ -119,7 +118,12 @@ demo() {
 case "${1-}" in
   "") demo ;;
   setup) setup ;;
-  train) shift; [ -x .venv/bin/python ] || setup; train "$@" ;;
+  train)
+    shift
+    [ -x .venv/bin/python ] || setup
+    # In the shell's place, so that signals reach it.
+    exec .venv/bin/python -u train_xception.py "$@"
+    ;;
   test)
     shift
     setup

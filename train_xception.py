@@ -133,7 +133,7 @@ def parse_arguments(argv) -> argparse.Namespace:
         "--rgb-mean", type=three_numbers, default=(0, 0, 0), metavar="R,G,B", help="taken off"
     )
     group.add_argument(
-        "--rgb-std", type=three_numbers, default=(1, 1, 1), metavar="R,G,B", help="divided by"
+        "--rgb-std", type=divisors, default=(1, 1, 1), metavar="R,G,B", help="divided by"
     )
     group.add_argument(
         "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads"
@@ -236,6 +236,8 @@ def parse_arguments(argv) -> argparse.Namespace:
         parser.error(f"--model-load-epoch={args.model_load_epoch} needs --retrain")
     if args.retrain and args.overwrite:
         parser.error("--retrain goes on, --overwrite starts anew: give one of them")
+    if args.model_prefix is not None and not Path(args.model_prefix + "x").name[:-1]:
+        parser.error(f"--model-prefix: {args.model_prefix!r} has no name after the folder")
     if args.gpus and args.cpus:
         parser.error("--gpus and --cpus: give one of them")
     if not 0 <= args.dropout < 1:
@@ -319,6 +321,13 @@ def three_numbers(text):
     return values
 
 
+def divisors(text):
+    values = three_numbers(text)
+    if min(values) <= 0:
+        raise argparse.ArgumentTypeError(f"must be three numbers above 0, not {text!r}")
+    return values
+
+
 # From the arguments to the run
 
 
@@ -358,12 +367,15 @@ def choose_dtype(args, contexts, say) -> str:
 
 
 def look_at_records(args, say) -> tuple:
-    """Return (number of training images, number of classes). Every label is checked."""
+    """Return (training images, validation images, classes), counted. Every label is checked."""
     from data import records
 
     paths = [path for path in (args.data_train, args.data_val) if path]
+    data = DATASETS[args.data_type]
+    of_the_data_set = {data.train_records[args.aug_level], data.val_records}
     for path in paths:
-        records.require(path, DATASETS[args.data_type].prepare)
+        known = Path(path).name in of_the_data_set
+        records.require(path, data.prepare if known else None)
     scanned = [records.scan(path) for path in paths]
     training = scanned[0]
     if args.num_examples not in (None, training.num_images):
@@ -376,7 +388,7 @@ def look_at_records(args, say) -> tuple:
         records.check_labels(each, num_classes)
     if training.max_label + 1 < num_classes:
         say(f"{training.path}: labels up to {training.max_label:g} only, of {num_classes} classes")
-    return training.num_images, num_classes
+    return training.num_images, sum(each.num_images for each in scanned[1:]), num_classes
 
 
 def build_network(args, num_classes):
@@ -422,7 +434,11 @@ def find_generation(args, checkpoints, say):
         for error in passed_over:
             say(f"passed over {error}")
         if generation is None:
-            raise ModelError(f"{args.model_prefix}: none of its checkpoints can be used")
+            reasons = "; ".join(passed_over)
+            raise ModelError(f"{args.model_prefix}: no checkpoint of it can be used: {reasons}")
+    later = [place for place in places if place > generation.place]
+    if later:
+        say(f"the checkpoints up to {later[-1]} are replaced as this run comes to them")
     say(f"goes on from {checkpoints.params_file(generation.place)}, {generation.place}")
     return generation
 
@@ -431,6 +447,7 @@ def find_generation(args, checkpoints, say):
 SETTINGS = (
     "data_type", "data_train", "data_val", "image_shape", "aug_level", "rgb_mean", "rgb_std",
     "filters", "dropout", "bn_mom", "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
+    "kv_store",
 )  # fmt: skip
 
 
@@ -452,7 +469,13 @@ def create_kvstore(args, say) -> tuple:
     else:
         # Every worker updates its own copy, and so has the optimizer's state for checkpoints.
         os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
-    kvstore = mx.kv.create(args.kv_store)
+    try:
+        kvstore = mx.kv.create(args.kv_store)
+    except mx.base.MXNetError as error:
+        reason = next(line for line in str(error).splitlines() if "Error" in line)
+        raise ModelError(
+            f"--kv-store {args.kv_store} needs a launcher and its DMLC_* variables: {reason}"
+        ) from None
     return kvstore, kvstore.rank, kvstore.num_workers
 
 
@@ -473,13 +496,14 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
         say(f"{start.epoch} epochs are done, --num-epochs is {args.num_epochs}: nothing to train")
     # Without --lr the schedule goes on; with it, it begins here.
     if args.lr:
-        say(f"--lr: lr {saved['lr']:g} -> {args.lr:g} from epoch {start.epoch} on")
+        say(f"--lr: {args.lr:g} from epoch {start.epoch} on; the run began with {saved['lr']:g}")
         return start, args.lr, start.epoch
     return start, saved["lr"], saved["lr_epoch"]
 
 
 def prepare(args) -> tuple:
-    """Check everything that can be checked before the first batch; write nothing but the lock.
+    """Check everything that can be checked before the first batch; write nothing but
+    the lock.
 
     Return (trainer, the arguments of its fit, lines to say).
     """
@@ -497,13 +521,22 @@ def prepare(args) -> tuple:
         say("--list-dir is not used, and was not in 2017")
 
     contexts = choose_devices(args, say)
-    if len(contexts) > args.batch_size:
-        raise DataError(f"--batch-size {args.batch_size} is too small for {len(contexts)} devices")
+    if args.batch_size % len(contexts):
+        raise DataError(
+            f"--batch-size {args.batch_size} can't be divided over {len(contexts)} devices"
+        )
     dtype = choose_dtype(args, contexts, say)
-    num_examples, num_classes = look_at_records(args, say)
+    num_examples, num_val, num_classes = look_at_records(args, say)
     symbol = build_network(args, num_classes)
     kvstore, rank, workers = create_kvstore(args, say)
+    if num_examples < args.batch_size * workers:
+        raise DataError(
+            f"--batch-size {args.batch_size}: a batch of {workers} worker(s) is more than the "
+            f"{num_examples} training images"
+        )
     batches = math.ceil(num_examples / (args.batch_size * workers))
+    if args.checkpoint_batches and args.checkpoint_batches >= batches:
+        say(f"--checkpoint-batches {args.checkpoint_batches}: an epoch has only {batches}")
     settings = settings_of(
         args, num_classes=num_classes, devices=len(contexts), workers=workers, dtype=dtype
     )
@@ -532,11 +565,18 @@ def prepare(args) -> tuple:
     augmentation = DATASETS[args.data_type].augmentation[args.aug_level]
     shard = {"path_imgrec": args.data_train, "num_parts": workers, "part_index": rank}
     images = EpochIter(
-        {**training_args(record_args, augmentation), **shard}, args.seed, start.epoch, start.batch
+        {**training_args(record_args, augmentation), **shard},
+        args.seed,
+        start.epoch,
+        start.batch,
+        batches,
     )
     validation = None
     if args.data_val and rank == 0:
-        validation = EpochIter({**record_args, "path_imgrec": args.data_val})
+        # ImageRecordIter can't fill a batch of more than twice its records.
+        fitting = math.ceil(num_val / len(contexts)) * len(contexts)
+        val_args = {**record_args, "batch_size": min(args.batch_size, fitting)}
+        validation = EpochIter({**val_args, "path_imgrec": args.data_val})
 
     trainer = Trainer(
         symbol=symbol,
@@ -576,7 +616,7 @@ def main(argv=None) -> int:
     code = 2
     try:
         trainer, fit, notices = prepare(args)
-        log = open_log(args.log_file)
+        log = open_log(args.log_file, anew=args.overwrite)
         code = 1
         log.info("%s", " ".join(map(shlex.quote, sys.argv)))
         for line in notices:

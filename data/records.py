@@ -3,8 +3,10 @@
 import os
 import struct
 from array import array
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import mxnet as mx
 
@@ -74,9 +76,9 @@ def scan(path) -> Records:
 
 
 def require(path, prepare: str):
-    """Raise DataError, with the command that makes it, where the record file is missing."""
+    """Raise DataError where the record file is missing, with the way to make it, if known."""
     if not Path(path).exists():
-        raise DataError(f"{path} is missing; make it with: {prepare}")
+        raise DataError(f"{path} is missing" + (f"; make it with: {prepare}" if prepare else ""))
 
 
 def check_labels(records: Records, num_classes: int):
@@ -106,10 +108,24 @@ class EpochIter(mx.io.DataIter):
         Any whole number.
     epoch, number : int
         The place of the first batch.
+    batches : int
+        Batches an epoch (default: as many as it takes for all images once). Workers need as many
+        as each other, and `num_parts` does not give them that: a longer part is cut, a shorter one
+        begins anew.
+
+    Raises DataError where ImageRecordIter can't read a batch.
     """
 
-    def __init__(self, record_args: dict, seed: int = 0, epoch: int = 0, number: int = 0):
+    def __init__(
+        self,
+        record_args: dict,
+        seed: int = 0,
+        epoch: int = 0,
+        number: int = 0,
+        batches: Optional[int] = None,
+    ):
         super().__init__(record_args["batch_size"])
+        self._batches = batches
         self._args = dict(record_args)
         self._seed = seed
         self._part = record_args.get("part_index", 0)
@@ -120,19 +136,45 @@ class EpochIter(mx.io.DataIter):
             self.next()
 
     def _open(self, epoch):
-        seed = epoch_seed(self._seed, epoch, self._part)
-        self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
         self.epoch, self.number = epoch, 0
+        self._read_from_the_start(epoch_seed(self._seed, epoch, self._part))
+
+    def _read_from_the_start(self, seed):
+        with self._naming_the_place():
+            self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
 
     def reset(self):
         self._open(self.epoch + 1)
 
     def next(self):
-        batch = self._records.next()
+        if self.number == self._batches:
+            raise StopIteration
+        try:
+            batch = self._next_of_records()
+        except StopIteration:
+            if self._batches is None:
+                raise
+            self._read_from_the_start(epoch_seed(self._seed, self.epoch, self._part, -1))
+            batch = self._next_of_records()
         batch.epoch, batch.number = self.epoch, self.number
         batch.seed = epoch_seed(self._seed, self.epoch, self._part, self.number)
         self.number += 1
         return batch
+
+    def _next_of_records(self):
+        with self._naming_the_place():
+            return self._records.next()
+
+    @contextmanager
+    def _naming_the_place(self):
+        try:
+            yield
+        except mx.base.MXNetError as error:
+            reason = next((line for line in str(error).splitlines() if "failed" in line), error)
+            raise DataError(
+                f"{self._args['path_imgrec']}: epoch {self.epoch}, batch {self.number + 1}: a "
+                f"record can't be read: {str(reason).strip()}"
+            ) from None
 
 
 def epoch_seed(*numbers: int) -> int:

@@ -7,14 +7,14 @@ from pathlib import Path
 from log import LogError
 
 
-def open_log(path) -> logging.Logger:
+def open_log(path, anew: bool = False) -> logging.Logger:
     """Send the root logger, which MXNet writes to as well, to standard output and to `path`.
 
-    Lines are appended: a resumed run continues its log. Raises LogError.
+    Lines are appended, as a resumed run continues its log, unless `anew`. Raises LogError.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        file = _LogFile(path)
+        file = logging.FileHandler(path, mode="w" if anew else "a")
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}") from None
     logger = logging.getLogger()
@@ -23,17 +23,21 @@ def open_log(path) -> logging.Logger:
     # Errors go to standard error, which is the script's.
     terminal.addFilter(lambda record: record.levelno < logging.ERROR)
     for handler in (terminal, file):
+        _say_once(handler)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
     return logger
 
 
-class _LogFile(logging.FileHandler):
-    """Log file that, once it can't be written, says so in one line, and lets the run go on."""
+def _say_once(handler):
+    """Have `handler`, once it can't write (a full disk, a closed pipe), say so in one line, and
+    let the run go on."""
+    said = []
 
-    _failed = False
+    def handle_error(_record):
+        if not said:
+            said.append(True)
+            name = getattr(handler, "baseFilename", "standard output")
+            print(f"{name}: {sys.exc_info()[1]}: lines are missing", file=sys.stderr)
 
-    def handleError(self, record):
-        if not self._failed:
-            self._failed = True
-            print(f"{self.baseFilename}: {sys.exc_info()[1]}: lines are missing", file=sys.stderr)
+    handler.handleError = handle_error

@@ -39,7 +39,7 @@ def plot(runs: dict, out):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogFormatter, MaxNLocator
 
     panels = [("error", "top-1 error"), ("cross-entropy", "cross-entropy")]
     panels = [p for p in panels if any(_curve(run, "Train", p[0]) for run in runs.values())]
@@ -64,7 +64,8 @@ def plot(runs: dict, out):
         axis.set_yscale("log")
         axis.set_ylabel(label)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.yaxis.set_minor_formatter(lambda value, _: "")
+        # Between the powers of ten where the axis spans few of them.
+        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
     if with_rate:
         for colour, run in zip(_cycle(_COLOURS), runs.values()):
             curve = run.get("Learning-rate", {})
@@ -124,22 +125,28 @@ def main(argv=None) -> int:
     )
     parser.add_argument("logs", nargs="+", metavar="LOG", help="text logs")
     parser.add_argument(
-        "--out", metavar="FILE", help="picture, by its ending PNG, SVG, PDF (default: LOG.png)"
+        "--out",
+        metavar="FILE",
+        help="picture, by its ending PNG, SVG, PDF "
+        "(default: LOG.png, or, of several, curves.png beside the first)",
     )
     args = parser.parse_args(argv)
     runs = {}
-    for path in args.logs:
+    stems = [Path(path).stem for path in args.logs]
+    for path, stem in zip(args.logs, stems):
+        name = stem if stems.count(stem) == 1 else path
         try:
-            runs[Path(path).stem] = read_log(path)
+            runs[name] = read_log(path)
         except OSError as error:
             return _failed(f"{path}: {error.strerror}")
-        if not any(isinstance(key, tuple) for key in runs[Path(path).stem]):
-            return _failed(f"{path}: no epoch has ended in it yet")
-    out = args.out or str(Path(args.logs[0]).with_suffix(".png"))
+        if not any(isinstance(key, tuple) for key in runs[name]):
+            return _failed(f"{path}: no epoch has ended in it, or it is no training log")
+    default = Path(args.logs[0]).with_suffix(".png")
+    out = args.out or str(default if len(runs) == 1 else default.with_name("curves.png"))
     try:
         plot(runs, out)
     except (OSError, ValueError) as error:
-        return _failed(f"{out}: {error}")
+        return _failed(f"{out}: {getattr(error, 'strerror', None) or error}")
     print(out)
     return 0
 

@@ -125,6 +125,12 @@ class Checkpoints:
                 raise ModelError(f"{path}: {error}") from None
         return Generation(place, content[self._symbol].decode(), *arrays, described["run"])
 
+    def validation(self, place: Place) -> dict:
+        """Return the validation figures of a generation; None where there are none."""
+        with contextlib.suppress(ModelError):
+            return self._describe(place)["run"].get("validation")
+        return None
+
     def _known_symbols(self) -> set:
         known = set()
         for place in self.places():
@@ -220,10 +226,8 @@ class Checkpoints:
         """Replace entries of what the run wrote about itself in the generation at `place`."""
         described = self._describe(place)
         described["run"].update(additions)
-        try:
+        with _errors_in_one_line():
             self._write_description(place, described)
-        except OSError as error:
-            raise ModelError(f"{error.filename}: {os.strerror(error.errno)}") from None
 
     def in_order(self) -> list:
         """Places of the generations, in the order in which they were saved."""
@@ -237,41 +241,39 @@ class Checkpoints:
             return 0
 
     def _leftovers(self):
-        start = f"{self.prefix.name}-"
-        return [
-            self.folder / name
-            for name in self._names()
-            if name.startswith(start) and name.endswith(_UNFINISHED)
-        ]
+        # Of this prefix alone: PREFIX-more may be another run's.
+        pattern = re.compile(
+            re.escape(self.prefix.name)
+            + r"-(?:symbol\.json|best\.params|\d{4,}(?:-\d{6,})?\.(?:params|states|json))"
+            + re.escape(_UNFINISHED)
+        )
+        return [self.folder / name for name in self._names() if pattern.fullmatch(name)]
 
     def remove(self, places):
         """Delete generations, the .json first: what is left of one is never taken for whole."""
-        for place in places:
-            for suffix in reversed(_SUFFIXES):
-                self._file(place, suffix).unlink(missing_ok=True)
-
-    def remove_all(self):
-        """Delete every generation, and what belongs to all of them."""
-        self.remove(self.places())
-        self.set_best(None)
-        self._symbol.unlink(missing_ok=True)
+        with _errors_in_one_line():
+            for place in places:
+                for suffix in reversed(_SUFFIXES):
+                    self._file(place, suffix).unlink(missing_ok=True)
 
     # The best one
 
     def set_best(self, place: Place):
         """Have PREFIX-best.params name the parameters of `place` (a symbolic link), or, for None,
         nothing."""
-        if place is None:
-            self._path("best.params").unlink(missing_ok=True)
-            return
-        new = self._path("best.params" + _UNFINISHED)
-        new.unlink(missing_ok=True)
-        new.symlink_to(self._file(place, ".params").name)
-        os.replace(new, self._path("best.params"))
-        _sync_folder(self.folder)
+        link = self._path("best.params")
+        with _errors_in_one_line():
+            if place is None:
+                link.unlink(missing_ok=True)
+                return
+            new = link.with_name(link.name + _UNFINISHED)
+            new.unlink(missing_ok=True)
+            new.symlink_to(self._file(place, ".params").name)
+            os.replace(new, link)
+            _sync_folder(self.folder)
 
     def free_bytes(self) -> int:
-        """Bytes that this user may still write in the checkpoints' folder."""
+        """Bytes that are free on the checkpoints' file system; a quota may allow less."""
         folder = self.folder
         while not folder.exists():
             folder = folder.parent
@@ -308,6 +310,14 @@ class Checkpoints:
 
 
 _UNFINISHED = ".part"
+
+
+@contextlib.contextmanager
+def _errors_in_one_line():
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(f"{error.filename}: {os.strerror(error.errno)}") from None
 
 
 def write_whole(path: Path, dump) -> tuple:

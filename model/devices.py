@@ -117,8 +117,9 @@ def link_libraries() -> list:
     """Link libraries that come in other wheels beside libmxnet.so; return their names.
 
     These are the CUDA libraries of the nvidia-*-cu11 wheels and, where the system has no OpenMP or
-    quad-precision runtime, scikit-learn's and numpy's. libmxnet.so looks into its own folder first (its RPATH is $ORIGIN), so
-    that `import mxnet` finds them in any script, without LD_LIBRARY_PATH. mxnet is not imported.
+    quad-precision runtime, scikit-learn's and numpy's. libmxnet.so looks into its own folder first
+    (its RPATH is $ORIGIN), so that `import mxnet` finds them in any script, without
+    LD_LIBRARY_PATH. mxnet is not imported.
     """
     spec = importlib.util.find_spec("mxnet")
     if spec is None:
@@ -129,7 +130,7 @@ def link_libraries() -> list:
         try:
             ctypes.CDLL(name)
         except OSError:
-            libraries.update({name: path for path in target.parent.glob(bundled)})
+            libraries.update((name, path) for path in target.parent.glob(bundled))
     for name, library in libraries.items():
         link = target / name
         if not link.exists():

@@ -50,6 +50,8 @@ class ResumableModule(mx.mod.Module):
 
     def _put_states(self, arrays):
         updater = self._any_updater()
+        if not any(":" in key for key in arrays):
+            updater = None  # saved without optimizer states: they begin at zero
         used = set()
         for index, name in enumerate(self._exec_group.param_names):
             weight = self._exec_group.param_arrays[index][0]

@@ -12,7 +12,6 @@ older forms are read too: 0xF993FAC8 without a storage type, and, before that, n
 dimensions of 32 bits.
 """
 
-import io
 import struct
 
 import numpy as np
@@ -115,10 +114,3 @@ class _Reader:
 
     def take(self, types, what):
         return struct.unpack(f"<{types}", self.bytes(struct.calcsize(f"<{types}"), what))
-
-
-def to_bytes(arrays: dict) -> bytes:
-    """Return a file's content."""
-    buffer = io.BytesIO()
-    dump(arrays, buffer.write)
-    return buffer.getvalue()

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 import mxnet as mx
+import numpy as np
 
 from model import Interrupted, ModelError
 from model.checkpoint import Checkpoints, Generation, Place
@@ -115,14 +116,17 @@ class Trainer:
         self.validation = validation
         self.num_epochs = max(num_epochs, start.epoch)
         self.overwrite = overwrite
+        self.last = start
         arg_params = aux_params = None
         if generation:
             arg_params, aux_params = ndarray_params(generation.params)
-            self.module.restore_states(generation.states)
-            self.best = generation.run["best"]
+            states = generation.states
+            if not self.optimizer_params["momentum"]:
+                # nag without momentum has no states; those that were saved have no use.
+                states = {key: array for key, array in states.items() if ":" not in key}
+            self.module.restore_states(states)
             if self.checkpoints:
-                # An epoch that this run goes back behind may have been the best until now.
-                self.checkpoints.set_best(Place(self.best["epoch"]) if self.best else None)
+                self._find_best(generation)
             if start.batch:
                 self._restore_figures(generation.run["figures"], start.batch)
         signals = (signal.SIGINT, signal.SIGTERM)
@@ -163,7 +167,7 @@ class Trainer:
     def summary(self) -> str:
         if not self.checkpoints:
             return "this worker writes no checkpoint"
-        last = self.checkpoints.params_file(Place(self.num_epochs))
+        last = self.checkpoints.params_file(self.last)
         if not self.best:
             return f"{last}"
         accuracy, epoch = self.best["accuracy"], self.best["epoch"]
@@ -191,8 +195,7 @@ class Trainer:
         place = Place(epoch + 1)
         self._check_parameters(place)
         self.log.info("Epoch[%d] Learning-rate=%g", epoch, self.schedule.at(epoch))
-        due = place.epoch % self.housekeeping.checkpoint_epochs == 0
-        saved = due or place.epoch == self.num_epochs
+        saved = self._due(place)
         # First the checkpoint, then its score: validation may take long, and may be interrupted.
         if saved:
             self._save(place)
@@ -202,6 +205,10 @@ class Trainer:
         self._prune()
         if self.stop_signal and not (validated and place.epoch == self.num_epochs):
             raise self._interrupted(place)
+
+    def _due(self, place) -> bool:
+        due = place.epoch % self.housekeeping.checkpoint_epochs == 0
+        return due or place.epoch == self.num_epochs
 
     def _validate(self, place, saved, arg_params, aux_params) -> bool:
         """Score the network and log it; False where a signal came between."""
@@ -222,7 +229,8 @@ class Trainer:
             self.log.info("Epoch[%d] Validation-%s=%f", place.epoch - 1, name, value)
         if saved and self.checkpoints:
             accuracy = dict(values)["accuracy"]
-            better = self.best is None or accuracy > self.best["accuracy"]
+            # What only a signal has saved does not compete: without the signal it had not.
+            better = self._due(place) and (not self.best or accuracy > self.best["accuracy"])
             if better:
                 self.best = {"epoch": place.epoch, "accuracy": accuracy}
             self.checkpoints.annotate(place, validation=dict(values), best=self.best)
@@ -238,8 +246,8 @@ class Trainer:
 
     def _diverged(self, place, what):
         raise ModelError(
-            f"{what} is NaN or infinite at {place}: not saved; "
-            "go on from the last checkpoint with --retrain and a smaller --lr"
+            f"{what} is NaN or infinite at {place}: not saved; try a smaller --lr"
+            + (", from the last checkpoint with --retrain" if self.last > Place(0) else "")
         )
 
     def _on_signal(self, number, _frame):
@@ -249,7 +257,8 @@ class Trainer:
 
     def _interrupted(self, place):
         self.log.info(
-            "stopped by %s at %s; the same command with --retrain and without --lr goes on",
+            "stopped by %s at %s; the same command with --retrain, and without --lr and "
+            "--model-load-epoch, goes on",
             signal.Signals(self.stop_signal).name, place,
         )  # fmt: skip
         return Interrupted(self.stop_signal)
@@ -259,9 +268,11 @@ class Trainer:
     def _save(self, place):
         if not self.checkpoints:
             return
-        self._check_parameters(place)
         arg_params, aux_params = self.module.get_params()
         params = numpy_params(arg_params, aux_params)
+        for name, array in params.items():
+            if not np.isfinite(array).all():
+                self._diverged(place, name)
         states = self.module.training_state(at_epoch_end=not place.batch)
         run = {
             "settings": self.settings,
@@ -275,12 +286,14 @@ class Trainer:
             "versions": {"python": platform.python_version(), "mxnet": mx.__version__},
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        if self.overwrite:
-            self.checkpoints.remove_all()
-            self.overwrite = False
         size = self.checkpoints.save(place, self.symbol.tojson(), params, states, run)
+        self.last = place
         # Within an epoch a checkpoint lives until the next one.
-        self.checkpoints.remove(p for p in self.checkpoints.places() if p.batch and p != place)
+        replaced = [p for p in self.checkpoints.places() if p.batch or self.overwrite]
+        self.checkpoints.remove(p for p in replaced if p != place)
+        if self.overwrite:
+            self.checkpoints.set_best(None)
+            self.overwrite = False
         self.log.info('Saved checkpoint to "%s"', self.checkpoints.params_file(place))
         free = self.checkpoints.free_bytes()
         if free < size:
@@ -288,6 +301,17 @@ class Trainer:
                 "%s: %d MB free: the next checkpoint, of %d MB, won't fit",
                 self.checkpoints.folder, free >> 20, size >> 20,
             )  # fmt: skip
+
+    def _find_best(self, generation):
+        """Take over the best epoch up to `generation`, if its checkpoint still is what it was."""
+        self.best = generation.run["best"]
+        if self.best:
+            score = self.checkpoints.validation(Place(self.best["epoch"])) or {}
+            if score.get("accuracy") != self.best["accuracy"]:
+                own = generation.run["validation"]
+                epoch = generation.place.epoch
+                self.best = {"epoch": epoch, "accuracy": own["accuracy"]} if own else None
+        self.checkpoints.set_best(Place(self.best["epoch"]) if self.best else None)
 
     def _prune(self):
         if not self.checkpoints or not self.housekeeping.keep:

@@ -57,7 +57,9 @@ def test_ndarray_files_are_mxnets_own(tmp_path_factory, content):
 
 # A small file, and every way to damage it.
 CONTENT = {"arg:weight": np.arange(6, dtype="f4").reshape(2, 3), "aux:mean": np.zeros(3, "f4")}
-GOOD = ndarray_file.to_bytes(CONTENT)
+_PIECES = []
+ndarray_file.dump(CONTENT, lambda piece: _PIECES.append(bytes(piece)))
+GOOD = b"".join(_PIECES)
 
 
 @pytest.mark.parametrize("length", range(len(GOOD)))
@@ -368,6 +370,17 @@ def test_the_schedule_of_the_2017_script():
     schedule = Schedule(0.001, 50, (20, 40, 60, 80, 90, 110), 0.1)
     rates = [schedule.at(epoch) for epoch in (50, 59, 60, 79, 80, 90, 110, 124)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6, 1e-7, 1e-7])
+
+
+def test_two_prefixes_of_which_one_begins_like_the_other(tmp_path):
+    """A run on x leaves alone what a run on x-big is writing."""
+    half_written = tmp_path / "x-big-0003.params.part"
+    half_written.write_bytes(b"...")
+    mine = tmp_path / "x-0003-000120.params.part"
+    mine.write_bytes(b"...")
+    checkpoints = Checkpoints(tmp_path / "x")
+    checkpoints.lock()
+    assert half_written.exists() and not mine.exists()
 
 
 def test_nothing_in_a_checkpoint_is_a_pickle(generations):

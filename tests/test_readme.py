@@ -50,7 +50,7 @@ def test_own_images_from_folders_to_training(tmp_path):
     """The README's commands for one's own images, as they stand there."""
     lines = commands()
     begin = next(i for i, line in enumerate(lines) if line.startswith("IM2REC="))
-    im2rec, *steps, train = lines[begin : begin + 5]
+    im2rec, *steps, train = lines[begin : begin + 6]
     assert "im2rec.py" in im2rec and "--data-type custom" in train
     rng = np.random.RandomState(0)
     for name in ("cats", "dogs"):

@@ -94,6 +94,7 @@ WRONG = [
     ("--lr-factor=2", "at most 1"),
     ("--image-shape=1,28,28", "3,height,width"),
     ("--rgb-mean=1,2", "three numbers"),
+    ("--rgb-std=1,0,1", "above 0"),
     ("--retrain --overwrite", "one of them"),
     ("--kv-store=nowhere", "--kv-store"),
     ("--data-dir=nowhere", "python -m data.imagenet.prepare"),
@@ -116,7 +117,8 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
         ("--num-classes=5", "label 9"),
         ("--data-val=run.sh", "run.sh is missing"),
         (f"--data-val={ROOT / 'run.sh'}", "not a .rec file"),
-        ("--cpus=9 --batch-size=8", "too small for 9 devices"),
+        ("--cpus=3 --batch-size=8", "can't be divided over 3 devices"),
+        ("--batch-size=97", "more than the 96 training images"),
         ("--retrain", "no checkpoint"),
         ("--model-prefix=/proc/x/y", "no checkpoint could be written"),
     ],
@@ -224,6 +226,20 @@ def test_validation_figures_do_not_depend_on_the_batch(through, records, tmp_pat
             assert float(line.rsplit("=", 1)[1]) == pytest.approx(float(other.rsplit("=", 1)[1]))
 
 
+def test_sets_smaller_than_a_batch(run, records, digits, tmp_path):
+    """40 validation images and a batch of 96: MXNet itself fails above twice the records."""
+    few = tmp_path / "few.rec"
+    source = mx.recordio.MXRecordIO(str(records.val), "r")
+    target = mx.recordio.MXRecordIO(str(few), "w")
+    for _ in range(7):
+        target.write(source.read())
+    target.close()
+    process = run(*records.arguments, "--batch-size=96", "--num-epochs=1", f"--data-val={few}")
+    assert process.returncode == 0, process.stderr
+    accuracy = float(re.search(r"Validation-accuracy=([\d.]+)", process.stdout)[1])
+    assert accuracy * 7 == pytest.approx(round(accuracy * 7), abs=1e-4)
+
+
 def test_checkpoints_are_not_overwritten_unasked(run, records, tmp_path):
     given = [*records.arguments, "--model-prefix=m/x", "--num-epochs=1"]
     assert run(*given).returncode == 0
@@ -245,7 +261,7 @@ def test_retrain_with_a_learning_rate_of_its_own(run, records, through, tmp_path
     assert again.returncode == 0
     text = (tmp_path / "y.log").read_text()
     assert "Epoch[1] Learning-rate=0.001" in text and "Epoch[2] Learning-rate=0.0001" in text
-    assert "lr 0.1 -> 0.001 from epoch 1 on" in text
+    assert "--lr: 0.001 from epoch 1 on; the run began with 0.1" in text
     # The newest is now the third of this run, not the fourth of the one before.
     process = run(*arguments(records), "--model-prefix=x", "--log-file=z.log", "--retrain")
     assert "goes on from x-0003.params" in process.stdout
@@ -413,6 +429,36 @@ def test_divergence_stops_before_it_is_saved(run, records, tmp_path):
     assert re.search(r"NaN or infinite at epoch 0, batch \d", process.stderr)
     assert process.stderr.count("\n") == 1
     assert not list(tmp_path.glob("x-*.params"))
+
+
+def test_going_back_takes_the_best_that_is_left(run, records, through, tmp_path):
+    shutil.copytree(through, tmp_path, dirs_exist_ok=True)
+    checkpoints = Checkpoints(tmp_path / "x")
+    # Epoch 2 was the best, and --keep has deleted it since.
+    for epoch in (3, 4):
+        checkpoints.annotate(
+            Place(epoch),
+            best={"epoch": 2, "accuracy": 0.99},
+            validation={"accuracy": epoch / 100},
+        )
+    checkpoints.remove([Place(2)])
+    process = run(
+        *arguments(records), "--model-prefix=x", "--retrain", "--model-load-epoch=3"
+    )  # fmt: skip
+    assert process.returncode == 0
+    assert "are replaced as this run comes to them" in process.stdout
+    assert (tmp_path / "x-best.params").resolve().exists()
+    assert os.readlink(tmp_path / "x-best.params") in ("x-0003.params", "x-0004.params")
+
+
+def test_momentum_may_be_given_up_and_taken_up_again(run, records, through, tmp_path):
+    shutil.copytree(through, tmp_path, dirs_exist_ok=True)
+    given = [*arguments(records), "--model-prefix=x", "--retrain"]
+    without = run(*given, "--model-load-epoch=3", "--mom=0")
+    assert without.returncode == 0 and "mom 0.5 -> 0.0" in without.stdout
+    assert ndarray_file.parse((tmp_path / "x-0004.states").read_bytes()) == {}
+    assert run(*given, "--num-epochs=5").returncode == 0
+    assert ndarray_file.parse((tmp_path / "x-0005.states").read_bytes())
 
 
 def test_housekeeping(run, records, tmp_path):
