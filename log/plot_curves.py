@@ -41,6 +41,10 @@ def plot(runs: dict, out):
     from matplotlib.lines import Line2D
     from matplotlib.ticker import LogFormatter, MaxNLocator
 
+    class Plain(LogFormatter):
+        def __call__(self, value, place=None):
+            return f"{value:g}" if super().__call__(value, place) else ""
+
     panels = [("error", "top-1 error"), ("cross-entropy", "cross-entropy")]
     panels = [p for p in panels if any(_curve(run, "Train", p[0]) for run in runs.values())]
     with_rate = any("Learning-rate" in run for run in runs.values())
@@ -65,7 +69,7 @@ def plot(runs: dict, out):
         axis.set_ylabel(label)
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         # Between the powers of ten where the axis spans few of them.
-        axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))
+        axis.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.6)))
     if with_rate:
         for colour, run in zip(_cycle(_COLOURS), runs.values()):
             curve = run.get("Learning-rate", {})
