@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -290,6 +291,47 @@ def test_several_devices_and_memonger(run, records, tmp_path):
     # A checkpoint of 2 devices goes on with 1.
     process = run(*given, "--model-prefix=plain", "--num-epochs=2", "--retrain")
     assert process.returncode == 0 and "devices 2 -> 1" in process.stdout
+
+
+def test_several_workers_write_one_checkpoint(records, tmp_path):
+    """A scheduler, a server and two workers on loopback: rank 0 alone writes and validates, and
+    both make the same number of updates, though their parts of the records need not be equal."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        **os.environ,
+        "DMLC_NUM_WORKER": "2",
+        "DMLC_NUM_SERVER": "1",
+        "DMLC_PS_ROOT_URI": "127.0.0.1",
+        "DMLC_PS_ROOT_PORT": str(port),
+        "DMLC_NODE_HOST": "127.0.0.1",
+        "DMLC_INTERFACE": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    given = [*arguments(records), "--num-epochs=1", "--model-prefix=x", "--log-file=x.log"]
+    jobs = {"scheduler": [sys.executable, "-c", "import mxnet"]}
+    jobs["server"] = jobs["scheduler"]
+    jobs["worker"] = jobs["worker "] = command(*given, "--kv-store=dist_sync")
+    processes = [
+        subprocess.Popen(
+            job, cwd=tmp_path, env={**shared, "DMLC_ROLE": role.strip()},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for role, job in jobs.items()
+    ]  # fmt: skip
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes[2:]]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes[2:]] == [0, 0], outputs
+    assert sorted("Saved checkpoint" in text for text in outputs) == [False, True]
+    assert sorted("Validation-accuracy" in text for text in outputs) == [False, True]
+    assert all("6 batches an epoch" in text for text in outputs)
+    names = {"x-symbol.json", "x-0001.params", "x-0001.states", "x-0001.json"}
+    assert set(os.listdir(tmp_path)) == names | {"x-best.params", "x-lock", "x.log", "x-1.log"}
 
 
 # Stopping and going on
