@@ -130,10 +130,18 @@ def parse_arguments(argv) -> argparse.Namespace:
         "and shear too; cifar10 and digits always have a padded crop alone",
     )
     group.add_argument(
-        "--rgb-mean", type=three_numbers, default=(0, 0, 0), metavar="R,G,B", help="taken off"
+        "--rgb-mean",
+        type=three_numbers,
+        default=(0, 0, 0),
+        metavar="R,G,B",
+        help="subtracted from the pixels, by channel",
     )
     group.add_argument(
-        "--rgb-std", type=divisors, default=(1, 1, 1), metavar="R,G,B", help="divided by"
+        "--rgb-std",
+        type=divisors,
+        default=(1, 1, 1),
+        metavar="R,G,B",
+        help="what the pixels are divided by then, by channel",
     )
     group.add_argument(
         "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads"
