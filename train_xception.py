@@ -19,7 +19,7 @@ from data import DataError
 from data.datasets import DATASETS
 from log import LogError
 from log.lines import open_log
-from model import Interrupted, ModelError
+from model import Interrupted, ModelError, mxnet_reason
 
 # mxnet takes seconds to load, and reads its environment when it does: what imports it is imported
 # where it is needed, when the arguments are known to be good.
@@ -480,9 +480,9 @@ def create_kvstore(args, say) -> tuple:
     try:
         kvstore = mx.kv.create(args.kv_store)
     except mx.base.MXNetError as error:
-        reason = next(line for line in str(error).splitlines() if "Error" in line)
         raise ModelError(
-            f"--kv-store {args.kv_store} needs a launcher and its DMLC_* variables: {reason}"
+            f"--kv-store {args.kv_store} needs a launcher and its DMLC_* variables: "
+            f"{mxnet_reason(error)}"
         ) from None
     return kvstore, kvstore.rank, kvstore.num_workers
 
@@ -510,8 +510,7 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
 
 
 def prepare(args) -> tuple:
-    """Check everything that can be checked before the first batch; write nothing but
-    the lock.
+    """Check what can be checked before the first batch; write nothing but the lock.
 
     Return (trainer, the arguments of its fit, lines to say).
     """

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from model import ModelError, ndarray_file
@@ -76,7 +77,7 @@ class Checkpoints:
         return self._path(place.stem + suffix)
 
     def _files(self, place) -> tuple:
-        """(name in the .json, path) of what a generation consists of, in the order of writing."""
+        """(name in the .json, path) of what a generation consists of beside its .json."""
         return (
             ("symbol", self._symbol),
             ("params", self._file(place, ".params")),
@@ -192,23 +193,20 @@ class Checkpoints:
             count = 1 + max([self._count(other) for other in self.places()], default=0)
             # Replacing a generation: without its .json it is gone, so that it is never mixed.
             json_path.unlink(missing_ok=True)
-            dumps = {
-                "symbol": lambda write: write(symbol_json.encode()),
-                "params": lambda write: ndarray_file.dump(params, write),
-                "states": lambda write: ndarray_file.dump(states, write),
-            }
+            symbol = symbol_json.encode()
             # Another symbol than before (another dropout) comes last: until then, the one that is
             # there, which the earlier generations know, does for all of them.
-            files = {"symbol": hashlib.sha256(symbol_json.encode()).hexdigest()}
+            files = {"symbol": hashlib.sha256(symbol).hexdigest()}
             if not self._symbol.exists():
-                size += write_whole(self._symbol, dumps["symbol"])[1]
-            for kind, path in self._files(place)[1:]:
-                files[kind], written = write_whole(path, dumps[kind])
+                size += write_whole(self._symbol, lambda write: write(symbol))[1]
+            for kind, arrays in (("params", params), ("states", states)):
+                path = self._file(place, f".{kind}")
+                files[kind], written = write_whole(path, partial(ndarray_file.dump, arrays))
                 size += written
             described = {"format": _FORMAT, "count": count, "files": files, "run": run}
             size += self._write_description(place, described)
-            if self._symbol.read_bytes() != symbol_json.encode():
-                size += write_whole(self._symbol, dumps["symbol"])[1]
+            if self._symbol.read_bytes() != symbol:
+                size += write_whole(self._symbol, lambda write: write(symbol))[1]
         except OSError as error:
             for path in self._leftovers():
                 path.unlink(missing_ok=True)

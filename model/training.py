@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import mxnet as mx
 import numpy as np
 
-from model import Interrupted, ModelError
+from model import Interrupted, ModelError, mxnet_reason
 from model.checkpoint import Checkpoints, Generation, Place
 from model.evaluate import evaluate, new_metric
 from model.module import ResumableModule, ndarray_params, numpy_params
@@ -116,7 +116,7 @@ class Trainer:
         self.validation = validation
         self.num_epochs = max(num_epochs, start.epoch)
         self.overwrite = overwrite
-        self.last = start
+        self.last = generation.place if generation else start
         arg_params = aux_params = None
         if generation:
             arg_params, aux_params = ndarray_params(generation.params)
@@ -159,7 +159,7 @@ class Trainer:
                 num_epoch=num_epochs,
             )
         except mx.base.MXNetError as error:
-            raise ModelError(_one_line(error)) from None
+            raise ModelError(f"MXNet: {mxnet_reason(error)}") from None
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -334,13 +334,6 @@ class Trainer:
         self.speedometer.init = True
         self.speedometer.last_count = batch - 1
         self.speedometer.tic = time.time()
-
-
-def _one_line(error) -> str:
-    """Return the sentence of an MXNetError, which comes with a stack trace around it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Error" in line or "Check failed" in line] or lines
-    return f"MXNet: {telling[-1]}"
 
 
 class _ResumableMetric(mx.metric.CompositeEvalMetric):
