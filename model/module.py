@@ -1,16 +1,43 @@
 """An MXNet Module whose whole state can be taken out and put back."""
 
 import mxnet as mx
-import numpy as np
 
 from model import ModelError
+from model.network import initial_params, ndarray_params, numpy_params
+from model.running import RunningNetwork
 
 
 class ResumableModule(mx.mod.Module):
-    """Module that computes the same from the same state, and gives all of its state.
+    """Module that trains a network, computes the same from the same state, and gives all of its
+    state.
 
-    Batches carry `batch.seed`: it decides what dropout draws for them.
+    Parameters and states go in and come out as those of the network as it is saved; what runs is
+    its `RunningNetwork`. Batches carry `batch.seed`: it decides what dropout draws for them.
+
+    symbol : the network as it is saved. context : list of contexts.
+    dtype, memonger : as for `RunningNetwork`.
     """
+
+    def __init__(self, symbol, context: list, dtype: str = "float32", memonger: bool = False):
+        self._saved = symbol
+        device_type = context[0].device_type
+        self._running = RunningNetwork(symbol, device_type, dtype, memonger=memonger)
+        super().__init__(self._running.symbol, context=context)
+
+    def init_params(
+        self, initializer=None, arg_params=None, aux_params=None, allow_missing=False, **kwargs
+    ):
+        params = numpy_params(arg_params or {}, aux_params or {})
+        if arg_params is None or allow_missing:
+            # Of the saved shapes: how widely a weight is drawn depends on its shape.
+            params = {**numpy_params(*initial_params(self._saved, initializer)), **params}
+        padded = {entry: self._running.pad(entry, array) for entry, array in params.items()}
+        arg_params, aux_params = ndarray_params(padded)
+        super().init_params(None, arg_params, aux_params, **kwargs)
+
+    def get_params(self):
+        params = numpy_params(*super().get_params())
+        return ndarray_params({e: self._running.crop(e, array) for e, array in params.items()})
 
     def forward_backward(self, data_batch):
         mx.random.seed(data_batch.seed)
@@ -41,11 +68,11 @@ class ResumableModule(mx.mod.Module):
             for key in self._state_keys(index, name)[:1]:
                 slots = _as_slots(updater.states.get(key)) if updater else ()
                 for i, slot in enumerate(slots):
-                    arrays[f"{name}:{i}"] = slot.asnumpy()
+                    arrays[f"{name}:{i}"] = self._running.crop(f"arg:{name}", slot.asnumpy())
         if len(self._context) > 1 and not at_epoch_end:
             for name, block in zip(self._exec_group.aux_names, self._exec_group.aux_arrays):
                 for k, array in enumerate(block):
-                    arrays[f"{name}@{k}"] = array.asnumpy()
+                    arrays[f"{name}@{k}"] = self._running.crop(f"aux:{name}", array.asnumpy())
         return arrays
 
     def _put_states(self, arrays):
@@ -55,17 +82,18 @@ class ResumableModule(mx.mod.Module):
         used = set()
         for index, name in enumerate(self._exec_group.param_names):
             weight = self._exec_group.param_arrays[index][0]
+            shape = self._running.saved_shapes[f"arg:{name}"]
             for key in self._state_keys(index, name) if updater else ():
                 state = self._optimizer.create_state_multi_precision(key, weight)
                 for i, slot in enumerate(_as_slots(state)):
                     saved = arrays.get(f"{name}:{i}")
-                    if saved is None or saved.shape != slot.shape:
+                    if saved is None or saved.shape != shape:
                         found = "missing" if saved is None else f"of shape {saved.shape}"
                         raise ModelError(
-                            f"optimizer state {name}:{i} is {found}, not {slot.shape}: "
+                            f"optimizer state {name}:{i} is {found}, not {shape}: "
                             "saved from another network or optimizer?"
                         )
-                    slot[:] = saved
+                    slot[:] = self._running.pad(f"arg:{name}", saved)
                     used.add(f"{name}:{i}")
                 updater.states[key] = state
                 # Not yet on the device of its weight: the updater moves it there.
@@ -74,7 +102,7 @@ class ResumableModule(mx.mod.Module):
             # A checkpoint of another number of devices keeps to the average, which is set already.
             if sum(key.startswith(f"{name}@") for key in arrays) == len(block) > 1:
                 for k, array in enumerate(block):
-                    array[:] = arrays[f"{name}@{k}"]
+                    array[:] = self._running.pad(f"aux:{name}", arrays[f"{name}@{k}"])
         unknown = [key for key in arrays if ":" in key and key not in used]
         if updater and unknown:
             raise ModelError(f"optimizer state {unknown[0]} has no place in this network")
@@ -116,21 +144,3 @@ def _as_slots(state) -> tuple:
     if isinstance(state, (tuple, list)):
         return tuple(slot for part in state for slot in _as_slots(part))
     return (state,)
-
-
-def numpy_params(arg_params: dict, aux_params: dict) -> dict:
-    """Return the entries of a .params file, ``arg:NAME`` and ``aux:NAME``, as numpy arrays."""
-    arrays = {f"arg:{name}": array.asnumpy() for name, array in sorted(arg_params.items())}
-    arrays.update({f"aux:{name}": array.asnumpy() for name, array in sorted(aux_params.items())})
-    return arrays
-
-
-def ndarray_params(arrays: dict) -> tuple:
-    """Return (arg_params, aux_params) of a .params file's entries."""
-    split = {"arg": {}, "aux": {}}
-    for key, array in arrays.items():
-        kind, _, name = key.partition(":")
-        if kind not in split:
-            raise ModelError(f"entry {key!r} is neither arg: nor aux:")
-        split[kind][name] = mx.nd.array(array, dtype=np.dtype(array.dtype))
-    return split["arg"], split["aux"]

@@ -1,8 +1,14 @@
-"""What is in a network: its parameters, and whether another one is the same."""
+"""A network and what is in it: read, compared, begun."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
 
 import mxnet as mx
+import numpy as np
 
-from model import ModelError
+from model import ModelError, mxnet_reason, ndarray_file
+from model.checkpoint import Checkpoints, Place
 
 
 def parameter_shapes(symbol: mx.sym.Symbol) -> dict:
@@ -34,3 +40,99 @@ def check_params(params: dict, symbol: mx.sym.Symbol, name):
     for entry in params:
         if entry not in expected:
             raise ModelError(f"{name}: {entry} is not in this network")
+
+
+def initial_params(symbol: mx.sym.Symbol, initializer: mx.init.Initializer) -> tuple:
+    """Return (arg_params, aux_params) as `initializer` makes them, drawn as mx.mod.Module does."""
+    attributes = symbol.attr_dict()
+    params = {"arg": {}, "aux": {}}
+    for entry, shape in sorted(parameter_shapes(symbol).items()):
+        kind, name = entry.split(":")
+        params[kind][name] = mx.nd.zeros(shape)
+        initializer(mx.init.InitDesc(name, attributes.get(name)), params[kind][name])
+    return params["arg"], params["aux"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network, and what it was trained for.
+
+    symbol, arg_params, aux_params : as for `mx.mod.Module`.
+    image_shape : (3, height, width), None where the checkpoint does not say.
+    mean, std : by colour, R G B: an input is (pixel - mean) / std.
+    short_side : what the validation images were resized to before the crop, None for not at all.
+    classes : their names, by label; None where they have none.
+    """
+
+    symbol: mx.sym.Symbol
+    arg_params: dict
+    aux_params: dict
+    image_shape: Optional[tuple] = None
+    mean: tuple = (0, 0, 0)
+    std: tuple = (1, 1, 1)
+    short_side: Optional[int] = None
+    classes: Optional[list] = None
+
+
+def load_network(prefix: str, epoch: int) -> Network:
+    """Return the network of the checkpoint PREFIX, EPOCH.
+
+    A checkpoint of this project is verified. Of another one, PREFIX-symbol.json and PREFIX-%04d
+    .params alone, nothing is known but the network. Raises ModelError where it can't be used.
+    """
+    checkpoints, place = Checkpoints(prefix), Place(epoch)
+    params_file = checkpoints.params_file(place)
+    if params_file.with_suffix(".json").exists():
+        generation = checkpoints.load(place)
+        symbol_json, params = generation.symbol_json, generation.params
+        run = generation.run
+    else:
+        symbol_json, params, run = _read_plain(prefix, params_file)
+    try:
+        symbol = mx.sym.load_json(symbol_json)
+    except mx.base.MXNetError as error:
+        raise ModelError(f"{prefix}-symbol.json: {mxnet_reason(error)}") from None
+    check_params(params, symbol, params_file)
+    settings = run.get("settings", {})
+    shape = settings.get("image_shape")
+    return Network(
+        symbol,
+        *ndarray_params(params),
+        image_shape=shape and tuple(shape),
+        mean=tuple(settings.get("rgb_mean", (0, 0, 0))),
+        std=tuple(settings.get("rgb_std", (1, 1, 1))),
+        short_side=settings.get("short_side"),
+        classes=run.get("classes"),
+    )
+
+
+def _read_plain(prefix, params_file) -> tuple:
+    symbol_file = Path(f"{prefix}-symbol.json")
+    content = []
+    for path in (symbol_file, params_file):
+        try:
+            content.append(path.read_bytes())
+        except OSError as error:
+            raise ModelError(f"{path}: {error.strerror}") from None
+    try:
+        return content[0].decode(errors="replace"), ndarray_file.parse(content[1]), {}
+    except ndarray_file.FormatError as error:
+        raise ModelError(f"{params_file}: {error}") from None
+
+
+def numpy_params(arg_params: dict, aux_params: dict) -> dict:
+    """Return the entries of a .params file, ``arg:NAME`` and ``aux:NAME``, as numpy arrays."""
+    arrays = {f"arg:{name}": array.asnumpy() for name, array in sorted(arg_params.items())}
+    arrays.update({f"aux:{name}": array.asnumpy() for name, array in sorted(aux_params.items())})
+    return arrays
+
+
+def ndarray_params(arrays: dict) -> tuple:
+    """Return (arg_params, aux_params) of a .params file's entries."""
+    split = {"arg": {}, "aux": {}}
+    for key, array in arrays.items():
+        kind, _, name = key.partition(":")
+        if kind not in split:
+            raise ModelError(f"entry {key!r} is neither arg: nor aux:")
+        split[kind][name] = mx.nd.array(array, dtype=np.dtype(array.dtype))
+    return split["arg"], split["aux"]

@@ -14,8 +14,9 @@ import numpy as np
 from model import Interrupted, ModelError, mxnet_reason
 from model.checkpoint import Checkpoints, Generation, Place
 from model.evaluate import evaluate, new_metric
-from model.module import ResumableModule, ndarray_params, numpy_params
-from model.running import running_symbol
+from model.module import ResumableModule
+from model.network import ndarray_params, numpy_params
+from model.running import bind_for_inference
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Trainer:
     checkpoints : where to write; None for the workers that don't.
     settings : what the run was told, written into each checkpoint.
     batches, batch_size : updates in an epoch, images of a worker in an update.
-    memonger, dtype : as for model.running.running_symbol.
+    memonger, dtype : as for model.running.RunningNetwork.
     """
 
     def __init__(
@@ -88,8 +89,7 @@ class Trainer:
         self.schedule = schedule
         self.optimizer_params = optimizer_params
         self.housekeeping = housekeeping
-        running = running_symbol(symbol, memonger, dtype)
-        self.module = ResumableModule(running, context=contexts)
+        self.module = ResumableModule(symbol, contexts, dtype, memonger)
         self.metric = _ResumableMetric(new_metric(num_classes).metrics)
         self.validation_metric = new_metric(num_classes)
         self.speedometer = mx.callback.Speedometer(batch_size, housekeeping.frequent)
@@ -215,13 +215,11 @@ class Trainer:
         if not self.validation:
             return True
         # An executor of its own: a forward pass for inference leaves the weights in oneDNN's
-        # layouts, and training would go on with other roundings than from a checkpoint. A new one
-        # each time: at its first pass it folds BatchNorm into the weights, and keeps to these
-        # whatever is set later.
-        scorer = mx.mod.Module(self.symbol, context=self.contexts)
+        # layouts, and training would go on with other roundings than from a checkpoint.
         images = self.validation
-        scorer.bind(images.provide_data, images.provide_label, for_training=False)
-        scorer.set_params(arg_params, aux_params)
+        scorer = bind_for_inference(
+            self.symbol, arg_params, aux_params, images.provide_data[0].shape, self.contexts
+        )
         values = evaluate(scorer, images, self.validation_metric, lambda: self.stop_signal)
         if values is None:
             return False

@@ -9,7 +9,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from model.running import running_symbol
+from model.running import RunningNetwork
 from symbol_xception import (
     ORIGINAL_FILTERS,
     REDUCED_FILTERS,
@@ -268,7 +268,8 @@ def test_dropout_in_training_only():
 
 def test_memonger_gives_the_same_bits_in_less_memory():
     net = get_xception_symbol(7, (8, 8, 16, 64, 64, 64, 64))
-    plain, less = (bind(running_symbol(net, memonger), (8, 3, 128, 128)) for memonger in (0, 1))
+    networks = [RunningNetwork(net, memonger=memonger) for memonger in (False, True)]
+    plain, less = (bind(network.symbol, (8, 3, 128, 128)) for network in networks)
     for _ in range(2):  # the second step sees the moving statistics of the first
         (output, gradients), (same, same_gradients) = train(plain), train(less)
         np.testing.assert_array_equal(same, output)

@@ -21,10 +21,10 @@ def measure(memonger, batch_size, size, steps=4):
     import mxnet as mx
 
     import symbol_xception
-    from model.running import running_symbol
+    from model.running import RunningNetwork
 
-    symbol = running_symbol(symbol_xception.get_xception_symbol(1000), memonger)
-    module = mx.mod.Module(symbol)
+    network = RunningNetwork(symbol_xception.get_xception_symbol(1000), memonger=memonger)
+    module = mx.mod.Module(network.symbol)
     module.bind([("data", (batch_size, 3, size, size))], [("softmax_label", (batch_size,))])
     module.init_params(mx.init.Xavier())
     module.init_optimizer(optimizer="nag", optimizer_params={"momentum": 0.9})
