@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 from data import DataError
@@ -74,10 +75,11 @@ def parse_arguments(argv) -> argparse.Namespace:
     )
     group.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16"),
+        choices=("float32", "bfloat16", "float16", "auto"),
         default="float32",
-        help="what the CPU computes in; bfloat16 keeps parameters, BatchNorm statistics and "
-        "classifier in float32",
+        help="what convolutions are computed in; parameters, BatchNorm statistics and classifier "
+        "stay in float32; bfloat16 is for CPUs, float16 for GPUs; auto takes bfloat16 where a "
+        "short measurement at the start finds it faster, and with --retrain what the run had",
     )
     group.add_argument(
         "--workspace",
@@ -239,6 +241,23 @@ def parse_arguments(argv) -> argparse.Namespace:
         "--log-file", metavar="FILE", help="(default: log/<name of the model prefix>.log)"
     )
 
+    group = parser.add_argument_group("benchmark")
+    group.add_argument(
+        "--benchmark",
+        nargs="?",
+        const="training",
+        choices=("training", "input"),
+        help="print how fast it is, and write nothing; training: on random pixels, without files; "
+        "input: the records read, decoded, augmented, and not trained on (default: not)",
+    )
+    group.add_argument(
+        "--benchmark-batches",
+        type=whole(1),
+        default=20,
+        metavar="N",
+        help="batches that are measured; of training, after 3 that are not",
+    )
+
     args = parser.parse_args(argv)
     if args.model_load_epoch and not args.retrain:
         parser.error(f"--model-load-epoch={args.model_load_epoch} needs --retrain")
@@ -355,23 +374,58 @@ def choose_devices(args, say) -> list:
         elif not has_cuda:
             say("this mxnet is built without CUDA (requirements.txt has the other one): CPU")
     if not wanted:
-        return [mx.cpu(i) for i in range(args.cpus or 1)]
+        return divided(args, [mx.cpu(i) for i in range(args.cpus or 1)])
     devices.check_gpus(wanted, found)
     if not has_cuda:
         raise ModelError("--gpus: this mxnet is built without CUDA: install requirements.txt")
-    return [mx.gpu(i) for i in wanted]
+    return divided(args, [mx.gpu(i) for i in wanted])
 
 
-def choose_dtype(args, contexts, say) -> str:
+def divided(args, contexts):
+    if args.batch_size % len(contexts):
+        raise DataError(
+            f"--batch-size {args.batch_size} can't be divided over {len(contexts)} devices"
+        )
+    return contexts
+
+
+def choose_dtype(args, contexts, symbol, generation, say) -> str:
     """Return what the network runs in."""
     from model import devices
 
-    if args.dtype == "bfloat16" and contexts[0].device_type == "gpu":
+    on_gpu = contexts[0].device_type == "gpu"
+    if args.dtype == "float16":
+        if not on_gpu:
+            raise ModelError("--dtype float16: MXNet 1.9.1 has it for GPUs only")
+        if "dist" in args.kv_store:
+            raise ModelError("--dtype float16: not with --kv-store dist_*: its loss scale is local")
+    if args.dtype == "bfloat16" and on_gpu:
         raise ModelError("--dtype bfloat16: MXNet 1.9.1 has it for CPUs only")
     if args.dtype == "bfloat16" and not devices.has_bfloat16():
         say("--dtype bfloat16: this CPU has no instructions for it: float32")
         return "float32"
-    return args.dtype
+    if args.dtype != "auto":
+        return args.dtype
+    if on_gpu or not devices.has_bfloat16():
+        say(f"--dtype auto: float32: no bfloat16 on {'GPUs' if on_gpu else 'this CPU'}")
+        return "float32"
+    if generation:
+        dtype = generation.run["settings"].get("dtype")
+        if dtype in ("float32", "bfloat16"):
+            say(f"--dtype auto: {dtype}, as in the checkpoint")
+            return dtype
+    from model.benchmark import seconds_per_step
+
+    # A batch that fills the vectors, and does not take long.
+    batch = len(contexts) * min(8, args.batch_size // len(contexts))
+    speeds = {}
+    for dtype in ("float32", "bfloat16"):
+        shape = (batch, *args.image_shape)
+        speeds[dtype] = batch / seconds_per_step(symbol, contexts, shape, dtype, args.memonger)
+    fastest = max(speeds, key=speeds.get)
+    measured = ", ".join(f"{dtype} {speed:.1f} images/s" for dtype, speed in speeds.items())
+    say(f"--dtype auto: {fastest}: {measured}, at batch {batch}")
+    return fastest
 
 
 def look_at_records(args, say) -> tuple:
@@ -397,6 +451,30 @@ def look_at_records(args, say) -> tuple:
     if training.max_label + 1 < num_classes:
         say(f"{training.path}: labels up to {training.max_label:g} only, of {num_classes} classes")
     return training.num_images, sum(each.num_images for each in scanned[1:]), num_classes
+
+
+def record_args(args, path, batch_size) -> dict:
+    """Return what an ImageRecordIter needs to read `path`."""
+    return {
+        "path_imgrec": path,
+        "data_shape": args.image_shape,
+        "batch_size": batch_size,
+        "preprocess_threads": args.data_nthreads,
+        "label_name": "softmax_label",
+        "verbose": False,
+        **{f"mean_{c}": value for c, value in zip("rgb", args.rgb_mean)},
+        **{f"std_{c}": value for c, value in zip("rgb", args.rgb_std)},
+    }
+
+
+def training_images(args, start, batches, workers=1, rank=0):
+    """Return the batches of this worker, from the place `start` on."""
+    from data.records import EpochIter, training_args
+
+    augmentation = DATASETS[args.data_type].augmentation[args.aug_level]
+    arguments = training_args(record_args(args, args.data_train, args.batch_size), augmentation)
+    shard = {"num_parts": workers, "part_index": rank}
+    return EpochIter({**arguments, **shard}, args.seed, start.epoch, start.batch, batches)
 
 
 def build_network(args, num_classes):
@@ -517,7 +595,7 @@ def prepare(args) -> tuple:
     from model.devices import import_mxnet
 
     import_mxnet()
-    from data.records import EpochIter, training_args
+    from data.records import EpochIter
     from model.checkpoint import Checkpoints
     from model.network import check_params, parameter_shapes
     from model.training import Housekeeping, Schedule, Trainer
@@ -528,11 +606,6 @@ def prepare(args) -> tuple:
         say("--list-dir is not used, and was not in 2017")
 
     contexts = choose_devices(args, say)
-    if args.batch_size % len(contexts):
-        raise DataError(
-            f"--batch-size {args.batch_size} can't be divided over {len(contexts)} devices"
-        )
-    dtype = choose_dtype(args, contexts, say)
     num_examples, num_val, num_classes = look_at_records(args, say)
     symbol = build_network(args, num_classes)
     kvstore, rank, workers = create_kvstore(args, say)
@@ -544,9 +617,6 @@ def prepare(args) -> tuple:
     batches = math.ceil(num_examples / (args.batch_size * workers))
     if args.checkpoint_batches and args.checkpoint_batches >= batches:
         say(f"--checkpoint-batches {args.checkpoint_batches}: an epoch has only {batches}")
-    settings = settings_of(
-        args, num_classes=num_classes, devices=len(contexts), workers=workers, dtype=dtype
-    )
 
     checkpoints = Checkpoints(args.model_prefix)
     if rank == 0:
@@ -558,32 +628,19 @@ def prepare(args) -> tuple:
     generation = find_generation(args, checkpoints, say)
     if generation:
         check_params(generation.params, symbol, checkpoints.params_file(generation.place))
+    dtype = choose_dtype(args, contexts, symbol, generation, say)
+    settings = settings_of(
+        args, num_classes=num_classes, devices=len(contexts), workers=workers, dtype=dtype
+    )
     start, lr, since = where_to_go_on(args, generation, settings, batches, say)
 
-    record_args = {
-        "data_shape": args.image_shape,
-        "batch_size": args.batch_size,
-        "preprocess_threads": args.data_nthreads,
-        "label_name": "softmax_label",
-        "verbose": False,
-        **{f"mean_{c}": value for c, value in zip("rgb", args.rgb_mean)},
-        **{f"std_{c}": value for c, value in zip("rgb", args.rgb_std)},
-    }
-    augmentation = DATASETS[args.data_type].augmentation[args.aug_level]
-    shard = {"path_imgrec": args.data_train, "num_parts": workers, "part_index": rank}
-    images = EpochIter(
-        {**training_args(record_args, augmentation), **shard},
-        args.seed,
-        start.epoch,
-        start.batch,
-        batches,
-    )
+    images = training_images(args, start, batches, workers, rank)
     validation = None
     if args.data_val and rank == 0:
         # ImageRecordIter can't fill a batch of more than twice its records.
         fitting = math.ceil(num_val / len(contexts)) * len(contexts)
-        val_args = {**record_args, "batch_size": min(args.batch_size, fitting)}
-        validation = EpochIter({**val_args, "path_imgrec": args.data_val})
+        batch_size = min(args.batch_size, fitting)
+        validation = EpochIter(record_args(args, args.data_val, batch_size))
 
     trainer = Trainer(
         symbol=symbol,
@@ -618,10 +675,70 @@ def prepare(args) -> tuple:
     return trainer, fit, notices
 
 
+def benchmark(args):
+    """Measure what --benchmark names, and print it."""
+    from model.devices import import_mxnet
+
+    import_mxnet()
+    import numpy as np
+
+    from data.synthetic import SyntheticIter
+    from model.benchmark import peak_megabytes
+    from model.checkpoint import Place
+    from model.training import Housekeeping, Schedule, Trainer
+
+    shape = "x".join(map(str, (args.batch_size, *args.image_shape)))
+    if args.benchmark == "input":
+        num_images, _, _ = look_at_records(args, print)
+        an_epoch = math.ceil(num_images / args.batch_size)
+        began = time.perf_counter()
+        images = training_images(args, Place(0), an_epoch)
+        for number in range(args.benchmark_batches):
+            if number and number % an_epoch == 0:
+                images.reset()
+            images.next().data[0].wait_to_read()
+        # Decoding goes ahead of what is asked for: only the whole time tells.
+        seconds = (time.perf_counter() - began) / args.benchmark_batches
+        what = f"input, {args.data_train}, {args.data_nthreads} threads, {shape}"
+    else:
+        warm_up = 3
+        contexts = choose_devices(args, print)
+        num_classes = args.num_classes or 1000
+        symbol = build_network(args, num_classes)
+        dtype = choose_dtype(args, contexts, symbol, None, print)
+        batches = warm_up + args.benchmark_batches
+        images = SyntheticIter(args.batch_size, args.image_shape, num_classes, batches + 1)
+        trainer = Trainer(
+            symbol=symbol,
+            contexts=contexts,
+            kvstore=create_kvstore(args, print)[0],
+            checkpoints=None,
+            settings={},
+            num_classes=num_classes,
+            batches=batches + 1,
+            batch_size=args.batch_size,
+            schedule=Schedule(args.lr or 0.1, 0, (), 1),
+            optimizer_params={"momentum": args.mom, "wd": args.wd},
+            housekeeping=Housekeeping(frequent=args.frequent),
+            memonger=args.memonger,
+            dtype=dtype,
+        )
+        trainer.fit(images, None, num_epochs=1, seed=args.seed, start=Place(0))
+        seconds = np.median(np.diff(images.times)[warm_up:])
+        what = f"training, {dtype}, {shape}, {', '.join(map(str, contexts))}"
+    print(
+        f"{what}: {args.batch_size / seconds:.1f} images/s, {1000 * seconds:.1f} ms a batch of "
+        f"{args.benchmark_batches}, peak memory {peak_megabytes()} MB"
+    )
+
+
 def main(argv=None) -> int:
     args = parse_arguments(argv)
     code = 2
     try:
+        if args.benchmark:
+            benchmark(args)
+            return 0
         trainer, fit, notices = prepare(args)
         log = open_log(args.log_file, anew=args.overwrite)
         code = 1

@@ -59,6 +59,11 @@ class RunningNetwork:
             _fuse_relu(graph)
         if dtype != "float32":
             graph = _in_half_precision(graph, dtype, cast_weights=for_training)
+        if dtype == "float16" and for_training:
+            for node in graph["nodes"]:
+                if node["op"] == "SoftmaxOutput":
+                    # The loss is multiplied by what the backward pass is given.
+                    node["attrs"]["out_grad"] = "True"
         if memonger:
             for node in graph["nodes"]:
                 if node["op"] not in _KEPT:
