@@ -1,11 +1,10 @@
 """An MXNet Module whose whole state can be taken out and put back."""
 
 import mxnet as mx
-import numpy as np
 
 from model import ModelError
 from model.network import initial_params, ndarray_params, numpy_params
-from model.running import RunningNetwork
+from model.running import LOSS_SCALE, RunningNetwork
 
 
 class ResumableModule(mx.mod.Module):
@@ -16,14 +15,15 @@ class ResumableModule(mx.mod.Module):
     its `RunningNetwork`. Batches carry `batch.seed`: it decides what dropout draws for them.
 
     symbol : the network as it is saved. context : list of contexts.
-    dtype, memonger : as for `RunningNetwork`. In float16 the loss is scaled (`LossScale`).
+    dtype, memonger : as for `RunningNetwork`. In float16 an update is left out where the gradients
+    have overflowed.
     """
 
     def __init__(self, symbol, context: list, dtype: str = "float32", memonger: bool = False):
         self._saved = symbol
         device_type = context[0].device_type
         self._running = RunningNetwork(symbol, device_type, dtype, memonger=memonger)
-        self._loss_scale = LossScale() if dtype == "float16" else None
+        self._loss_scale = LOSS_SCALE if dtype == "float16" else 1
         super().__init__(self._running.symbol, context=context)
 
     def init_params(
@@ -43,34 +43,26 @@ class ResumableModule(mx.mod.Module):
 
     def forward_backward(self, data_batch):
         mx.random.seed(data_batch.seed)
-        if not self._loss_scale:
-            super().forward_backward(data_batch)
-            return
-        self.forward(data_batch, is_train=True)
-        shapes = [shape for _, shape in self.output_shapes]
-        self.backward([mx.nd.full(shape, self._loss_scale.value) for shape in shapes])
+        super().forward_backward(data_batch)
 
     def update(self):
-        if not self._loss_scale:
+        if self._loss_scale == 1 or self._gradients_are_finite():
             super().update()
             return
-        optimizer, scale = self._optimizer, self._loss_scale.value
-        blocks = [[g for g in block if g is not None] for block in self._exec_group.grad_arrays]
-        by_device = zip(*(block for block in blocks if block))
-        if self._loss_scale.adapt(all(map(_all_finite, by_device))):
-            rescale_grad = optimizer.rescale_grad
-            optimizer.rescale_grad = rescale_grad / scale
-            super().update()
-            optimizer.rescale_grad = rescale_grad
-        else:
-            # Left out, and counted: the schedule goes by batches.
-            optimizer.begin_num_update += 1
-            for counts in optimizer._all_index_update_counts.values():
-                for index in counts:
-                    counts[index] += 1
+        # float16 has overflowed: the update is left out, and counted, since the schedule goes by
+        # batches.
+        self._optimizer.begin_num_update += 1
+        for counts in self._optimizer._all_index_update_counts.values():
+            for index in counts:
+                counts[index] += 1
+
+    def _gradients_are_finite(self) -> bool:
+        of_parameters = [block for block in self._exec_group.grad_arrays if block[0] is not None]
+        return all(map(_all_finite, zip(*of_parameters)))
 
     def init_optimizer(self, *args, **kwargs):
         super().init_optimizer(*args, **kwargs)
+        self._optimizer.rescale_grad /= self._loss_scale
         if self._states_to_restore is not None:
             self._put_states(self._states_to_restore)
             self._states_to_restore = None
@@ -89,8 +81,6 @@ class ResumableModule(mx.mod.Module):
         and `fit` averages them only when the epoch ends.
         """
         arrays = {}
-        if self._loss_scale:
-            arrays["loss_scale"] = np.array(self._loss_scale.state, "f4")
         updater = self._any_updater()
         for index, name in enumerate(self._exec_group.param_names):
             for key in self._state_keys(index, name)[:1]:
@@ -104,8 +94,6 @@ class ResumableModule(mx.mod.Module):
         return arrays
 
     def _put_states(self, arrays):
-        if self._loss_scale and "loss_scale" in arrays:
-            self._loss_scale.state = arrays["loss_scale"].tolist()
         updater = self._any_updater()
         if not any(":" in key for key in arrays):
             updater = None  # saved without optimizer states: they begin at zero
@@ -165,35 +153,6 @@ class ResumableModule(mx.mod.Module):
     def all_finite(self) -> bool:
         """True where no parameter of the first device is NaN or infinite."""
         return _all_finite([block[0] for block in self._exec_group.param_arrays])
-
-
-class LossScale:
-    """What gradients are multiplied by, so that small ones don't vanish in float16.
-
-    Halved when a gradient has overflowed, and that update is left out; doubled after 2,000 updates
-    in a row without (Micikevicius et al. 2018, "Mixed precision training", section 3.2; the
-    numbers of MXNet's AMP).
-
-    state : [value, updates since the last change].
-    """
-
-    def __init__(self):
-        self.state = [2.0**16, 0]
-
-    @property
-    def value(self) -> float:
-        return self.state[0]
-
-    def adapt(self, finite: bool) -> bool:
-        """Take note of whether all gradients of a batch are finite, and return it."""
-        value, good = self.state
-        if not finite:
-            self.state = [max(1.0, value / 2), 0]
-        elif good + 1 == 2000:
-            self.state = [value * 2, 0]
-        else:
-            self.state = [value, good + 1]
-        return finite
 
 
 def _all_finite(arrays) -> bool:

@@ -1,6 +1,6 @@
 """A network and what is in it: read, compared, begun."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
@@ -62,6 +62,7 @@ class Network:
     mean, std : by colour, R G B: an input is (pixel - mean) / std.
     short_side : what the validation images were resized to before the crop, None for not at all.
     classes : their names, by label; None where they have none.
+    run : what the run wrote about itself (`Checkpoints.save`), empty where it did not.
     """
 
     symbol: mx.sym.Symbol
@@ -72,6 +73,7 @@ class Network:
     std: tuple = (1, 1, 1)
     short_side: Optional[int] = None
     classes: Optional[list] = None
+    run: dict = field(default_factory=dict)
 
 
 def load_network(prefix: str, epoch: int) -> Network:
@@ -103,6 +105,7 @@ def load_network(prefix: str, epoch: int) -> Network:
         std=tuple(settings.get("rgb_std", (1, 1, 1))),
         short_side=settings.get("short_side"),
         classes=run.get("classes"),
+        run=run,
     )
 
 

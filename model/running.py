@@ -10,11 +10,15 @@ import json
 import mxnet as mx
 import numpy as np
 
-from model.network import parameter_shapes
+from model.network import ndarray_params, numpy_params, parameter_shapes
 
 # Channels that the fastest kernels take at a time: 16 for oneDNN with AVX-512; cuDNN's Tensor Cores
 # need a multiple of 8.
 _BLOCK = 16
+
+#: What the gradients of a network in float16 are multiplied by, so that small ones do not vanish
+#: (Micikevicius et al. 2018, "Mixed precision training", section 3.2, where 8 to 32,768 did).
+LOSS_SCALE = 128
 
 # The code of a type in a graph (mshadow's TypeFlag).
 _TYPE_CODES = {"float32": "0", "float16": "2", "bfloat16": "12"}
@@ -32,9 +36,12 @@ class RunningNetwork:
     device_type : ``cpu`` or ``gpu``.
     dtype : ``float32``, or ``bfloat16`` or ``float16`` to compute the convolutions and what is
         between them in it. Parameters, gradients, moving statistics and the head stay in float32,
-        and so does the first convolution, whose 3 channels are slower in bfloat16.
-    for_training : or for inference alone. Then MXNet's oneDNN backend folds BatchNorm and relu into
-        the convolutions when it binds the symbol, and their weights are kept in `dtype`.
+        and so does the first convolution, whose 3 channels are slower in bfloat16. In float16
+        gradients come `LOSS_SCALE` times as large. A network in int8 (`model.quantize`) stays what
+        it is.
+    for_training : or for inference alone. Then BatchNorm is folded into the convolutions, and their
+        weights are kept in `dtype`. (MXNet's oneDNN backend would fold it too, but in bfloat16 it
+        rounds towards zero, and features came out 9 % too small. It still fuses relus and sums.)
     memonger : keep only the blocks' outputs from the forward for the backward pass, and compute
         what is between them a second time (Chen et al. 2016, "Training deep nets with sublinear
         memory cost"), through MXNet's `force_mirroring` attribute. Same bits, less memory.
@@ -53,17 +60,22 @@ class RunningNetwork:
         memonger: bool = False,
     ):
         graph = json.loads(saved.tojson())
+        if any(node["op"] == "_contrib_quantize_v2" for node in graph["nodes"]):
+            # Of model.quantize: padded and fused before.
+            device_type, dtype, for_training = "any", "float32", True
         if device_type == "cpu" or dtype == "float16":
             _pad_channels(graph)
-        if device_type == "cpu" and for_training:
+        self._folded = []
+        if not for_training:
+            graph, self._folded = _fold_batch_norm(graph)
+        elif device_type == "cpu":
             _fuse_relu(graph)
         if dtype != "float32":
             graph = _in_half_precision(graph, dtype, cast_weights=for_training)
         if dtype == "float16" and for_training:
             for node in graph["nodes"]:
                 if node["op"] == "SoftmaxOutput":
-                    # The loss is multiplied by what the backward pass is given.
-                    node["attrs"]["out_grad"] = "True"
+                    node.setdefault("attrs", {})["grad_scale"] = str(LOSS_SCALE)
         if memonger:
             for node in graph["nodes"]:
                 if node["op"] not in _KEPT:
@@ -79,6 +91,15 @@ class RunningNetwork:
         """
         grown = [there - here for here, there in zip(array.shape, self.shapes[entry])]
         return np.pad(array, [(0, channels) for channels in grown]) if any(grown) else array
+
+    def inference_params(self, params: dict) -> dict:
+        """Return what `symbol` needs, for inference, of the saved parameters, entry -> array."""
+        params = dict(params)
+        for weight, gamma, beta, mean, var, eps in self._folded:
+            scale = params.pop(gamma) / np.sqrt(params.pop(var) + eps)
+            params[weight] = params[weight] * scale[:, None, None, None]
+            params[beta] = params[beta] - params.pop(mean) * scale
+        return {entry: self.pad(entry, array) for entry, array in params.items()}
 
     def crop(self, entry: str, array: np.ndarray) -> np.ndarray:
         """Return what `pad` has made of it, or training of that, in the shape in which it is
@@ -99,27 +120,22 @@ def bind_for_inference(
     symbol, arg_params, aux_params : the network as it is saved. data_shape : (N, 3, H, W).
     dtype : as for `RunningNetwork`.
 
-    The module keeps to these parameters: MXNet folds BatchNorm into the weights at an inference
-    executor's first pass, and ignores what is set later.
+    The module is for these parameters alone.
     """
     network = RunningNetwork(symbol, contexts[0].device_type, dtype, for_training=False)
     # SoftmaxOutput has an input for labels, which inference does not read.
     labels = [name for name in symbol.list_arguments() if name == "softmax_label"]
     module = mx.mod.Module(network.symbol, context=contexts, label_names=labels)
-    label_shapes = [(name, data_shape[:1]) for name in labels]
+    label_shapes = [(name, data_shape[:1]) for name in labels] or None
     module.bind([("data", tuple(data_shape))], label_shapes, for_training=False)
+
+    running = ndarray_params(network.inference_params(numpy_params(arg_params, aux_params)))
     types = network.symbol.attr_dict()
-
-    def running(kind, params):
-        arrays = {}
-        for name, array in params.items():
-            array = mx.nd.array(network.pad(f"{kind}:{name}", array.asnumpy()))
-            if types.get(name, {}).get("__dtype__", _TYPE_CODES["float32"]) == _TYPE_CODES[dtype]:
-                array = mx.nd.amp_cast(array, dtype=_numpy_type(dtype))
-            arrays[name] = array
-        return arrays
-
-    module.set_params(running("arg", arg_params), running("aux", aux_params))
+    for arrays in running:
+        for name in arrays:
+            if types.get(name, {}).get("__dtype__") == _TYPE_CODES[dtype] != "0":
+                arrays[name] = mx.nd.amp_cast(arrays[name], dtype=_numpy_type(dtype))
+    module.set_params(*running)
     return module
 
 
@@ -155,6 +171,39 @@ def _fuse_relu(graph):
                 nodes[source]["op"] = "_contrib_BatchNormWithReLU"
                 # The relu's node stays, and MXNet leaves it out: nothing reads it any more.
                 place[number] = source
+
+
+def _fold_batch_norm(graph: dict) -> tuple:
+    """Return (`graph` without BatchNorms, the entries that each was folded from, and its epsilon).
+
+    A BatchNorm's beta becomes the bias of the convolution before it.
+    """
+    old, nodes, folded = graph["nodes"], [], []
+    place = {}
+    for number, node in enumerate(old):
+        inputs = [[place[source], *rest] for source, *rest in node["inputs"]]
+        attrs = dict(node.get("attrs", {}))
+        if node["op"] == "BatchNorm":
+            convolution, gamma, beta, mean, var = (source for source, *_ in node["inputs"])
+            names = [old[convolution]["inputs"][1][0], gamma, beta, mean, var]
+            kinds = ("arg", "arg", "arg", "aux", "aux")
+            entries = [f"{kind}:{old[name]['name']}" for kind, name in zip(kinds, names)]
+            folded.append((*entries, float(attrs["eps"])))
+            # The convolution comes again, behind its bias, and nothing reads the one before it.
+            node, attrs = old[convolution], {**old[convolution]["attrs"], "no_bias": "False"}
+            inputs = [*nodes[place[convolution]]["inputs"], inputs[2]]
+        nodes.append({**node, "attrs": attrs, "inputs": inputs})
+        place[number] = len(nodes) - 1
+    return _renumbered(graph, nodes, place), folded
+
+
+def _renumbered(graph, nodes, place) -> dict:
+    return {
+        "nodes": nodes,
+        "arg_nodes": [i for i, node in enumerate(nodes) if node["op"] == "null"],
+        "heads": [[place[source], *rest] for source, *rest in graph["heads"]],
+        "attrs": graph["attrs"],
+    }
 
 
 def _in_half_precision(graph: dict, half: str, cast_weights: bool) -> dict:
@@ -202,9 +251,4 @@ def _in_half_precision(graph: dict, half: str, cast_weights: bool) -> dict:
         place[number] = len(nodes) - 1
         if result:
             in_half.add(len(nodes) - 1)
-    return {
-        "nodes": nodes,
-        "arg_nodes": [i for i, node in enumerate(nodes) if node["op"] == "null"],
-        "heads": [[place[source], *rest] for source, *rest in graph["heads"]],
-        "attrs": graph["attrs"],
-    }
+    return _renumbered(graph, nodes, place)

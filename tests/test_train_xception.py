@@ -386,6 +386,44 @@ def test_float32_goes_on_in_bfloat16_and_back(run, records, through, tmp_path):
     assert back.returncode == 0 and "dtype bfloat16 -> float32" in back.stdout
 
 
+def test_auto_takes_what_is_faster_and_keeps_to_it(run, records, tmp_path):
+    given = [*records.arguments, "--dtype=auto", "--model-prefix=x", "--log-file=x.log"]
+    first = run(*given, "--num-epochs=1")
+    assert first.returncode == 0, first.stderr
+    if not has_bfloat16():
+        assert "--dtype auto: float32: no bfloat16 on this CPU" in first.stdout
+        return
+    pattern = r"--dtype auto: (\S+): float32 ([\d.]+) images/s, bfloat16 ([\d.]+) images/s"
+    taken, *speeds = re.search(pattern, first.stdout).groups()
+    assert taken == ("float32" if float(speeds[0]) >= float(speeds[1]) else "bfloat16")
+    assert json.loads((tmp_path / "x-0001.json").read_text())["run"]["settings"]["dtype"] == taken
+    again = run(*given, "--num-epochs=2", "--retrain")
+    assert again.returncode == 0 and f"--dtype auto: {taken}, as in the checkpoint" in again.stdout
+
+
+@pytest.mark.parametrize("what", ["training", "input"])
+def test_benchmark_prints_one_figure_and_writes_nothing(run, records, tmp_path, what):
+    images = ["--batch-size=8", "--image-shape=3,32,32", "--num-classes=10", "--gpus="]
+    if what == "input":
+        images += ["--data-type=digits", f"--data-dir={records.folder}"]
+    process = run(f"--benchmark={what}", "--benchmark-batches=20", *images)
+    assert process.returncode == 0, process.stderr
+    (line,) = re.findall(r"^(?:training, float32|input, .*), 8x3x32x32.*", process.stdout, re.M)
+    speed, milliseconds, memory = map(
+        float,
+        re.search(r"([\d.]+) images/s, ([\d.]+) ms a batch.*memory (\d+) MB", line).groups(),
+    )
+    assert speed * milliseconds == pytest.approx(8000, rel=0.05)
+    assert memory > 50
+    assert not list(tmp_path.iterdir())
+
+
+def test_float16_is_for_gpus(run, records):
+    process = run(*records.arguments, "--dtype=float16")
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "for GPUs only" in process.stderr
+
+
 def test_a_second_signal_ends_at_once(records, tmp_path):
     """Both signals are there when the batch ends: no checkpoint is written for either."""
     given = command(*arguments(records), "--model-prefix=x", "--log-file=x.log")
