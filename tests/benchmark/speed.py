@@ -1,0 +1,319 @@
+"""How fast this project is beside its peers: training and inference, images/s.
+
+    python -m tests.benchmark.speed [--quick] [--rows TEXT] [--out FILE.json]
+
+Makes an environment for each peer under .venv-peers/ (once), measures everything in turn, A B A B,
+each time in a process of its own, and prints the medians as Markdown tables. Every row is this
+project against one peer in the same type, unless it says otherwise. Each has all usable cores,
+but for "MXNet as it comes", which has what it takes. Then the share of the machine's own ceiling:
+the FLOP/s of a training step against those of the best matrix product measured in the same run.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from model.devices import import_mxnet, usable_cores
+from tests.benchmark.peers.environments import ROOT, PeerError, last_line, python_of
+
+TIME_LIMIT = 900  # seconds for one measurement, the compiler's time included
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is measured. size : height and width of an image."""
+
+    mode: str
+    filters: str
+    size: int
+    batch: int
+
+    def __str__(self):
+        return f"{self.mode}, {self.filters} filters, {self.size}x{self.size}, batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Who is measured. environment : under .venv-peers/, None for this project's own.
+
+    variables : environment variables; None unsets one. ours : what it is compared with.
+    """
+
+    name: str
+    worker: str
+    environment: str = None
+    variant: str = None
+    dtype: str = "float32"
+    variables: dict = field(default_factory=dict, hash=False)
+
+    def __str__(self):
+        return f"{self.name}, {self.dtype}"
+
+
+NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+
+
+def project(dtype):
+    return Contestant("this project", "mxnet_networks", None, "project", dtype)
+
+
+def torch(variant, dtype, **more):
+    name = f"PyTorch {variant}" + (" without AMX" if more else "")
+    return Contestant(name, "pytorch", "torch", variant, dtype, **more)
+
+
+def keras(dtype, **more):
+    name = "Keras on TensorFlow" + (" without AMX" if more else "")
+    return Contestant(name, "tensorflow_keras", "tensorflow", None, dtype, **more)
+
+
+PLAIN = Contestant(
+    "MXNet as it comes", "mxnet_networks", None, "plain", variables={"OMP_NUM_THREADS": None}
+)
+# The network of 2017 does not run on oneDNN in MXNet 1.9.1.
+SLICED = Contestant(
+    "2017 network, sliced, oneDNN off", "mxnet_networks", None, "sliced",
+    variables={"MXNET_MKLDNN_ENABLED": "0", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0"},
+)  # fmt: skip
+ONNX = Contestant("ONNX Runtime", "onnx_runtime", "onnx")
+
+WORKLOADS = (
+    Workload("training", "reduced", 224, 1),
+    Workload("training", "reduced", 224, 2),
+    Workload("training", "reduced", 224, 16),
+    Workload("training", "reduced", 224, 64),
+    Workload("training", "original", 299, 8),
+    Workload("inference", "reduced", 224, 1),
+    Workload("inference", "reduced", 224, 16),
+    Workload("inference", "reduced", 224, 64),
+    Workload("inference", "original", 299, 1),
+    Workload("inference", "original", 299, 8),
+)
+
+
+def contestants(work: Workload, flags: set) -> list:
+    """Return who is measured in `work`, this project first, on a CPU with `flags`."""
+    if work == Workload("training", "reduced", 224, 2):
+        return [project("float32"), SLICED]
+    eager = [torch("eager", "float32"), torch("eager", "bfloat16")]
+    found = [project("float32"), project("bfloat16"), *eager]
+    if "amx_bf16" in flags:
+        # oneDNN 2.4 in MXNet 1.9.1 has no AMX that works; this is how a CPU without it compares.
+        found.append(torch("eager", "bfloat16", variables=NO_AMX))
+    if work.batch < 64:
+        found += [keras("float32"), PLAIN]
+    if work.batch in (8, 16):
+        # Compilers take a minute for each shape: these stand for the others.
+        found += [torch("compiled", "float32"), torch("compiled", "bfloat16"), keras("bfloat16")]
+    if work.mode == "inference":
+        found.append(ONNX)
+    return found
+
+
+def measure(who: Contestant, work: Workload, filters: dict, seconds: float) -> dict:
+    """Return the median {"seconds", "peak_mb"} of a step. Raises PeerError."""
+    if who.variant == "compiled" and not shutil.which(os.environ.get("CXX", "g++")):
+        raise PeerError("no C++ compiler")
+    python = python_of(who.environment) if who.environment else sys.executable
+    command = [
+        python, "-m", f"tests.benchmark.peers.{who.worker}", "--mode", work.mode,
+        "--dtype", who.dtype, "--filters", ",".join(map(str, filters[work.filters])),
+        "--size", str(work.size), "--batch", str(work.batch), "--seconds", str(seconds),
+    ]  # fmt: skip
+    if who.variant:
+        command += ["--variant", who.variant]
+    return run(command, who.variables)
+
+
+def run(command, variables=None) -> dict:
+    """Return what a worker prints on its last line, JSON. Raises PeerError."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(usable_cores()), **(variables or {})}
+    environment = {name: value for name, value in environment.items() if value is not None}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIME_LIMIT
+        )
+    except subprocess.TimeoutExpired:
+        raise PeerError(f"more than {TIME_LIMIT} s") from None
+    if done.returncode:
+        raise PeerError(last_line(done))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_all(work, whos, filters, rounds, seconds) -> list:
+    """Return a dict for each of `whos`: its figures' medians, or "error"."""
+    times = {who: [] for who in whos}
+    errors = {}
+    for number in range(rounds):
+        for who in whos:
+            if who in errors:
+                continue
+            try:
+                times[who].append(measure(who, work, filters, seconds))
+            except PeerError as error:
+                errors[who] = str(error)
+            last = times[who][-1:] or errors[who]
+            print(f"[{number + 1}/{rounds}] {work}: {who}: {last}", file=sys.stderr)
+    found = []
+    for who in whos:
+        result = {**asdict(work), "who": who.name, "dtype": who.dtype}
+        if who in errors:
+            result["error"] = errors[who]
+        else:
+            result["all_seconds"] = [each["seconds"] for each in times[who]]
+            result["images_s"] = work.batch / statistics.median(result["all_seconds"])
+            result["peak_mb"] = statistics.median(each["peak_mb"] for each in times[who])
+        found.append(result)
+    return found
+
+
+def table(work, results) -> str:
+    """Return the workload's Markdown table, and who its fastest peer is."""
+    ours = {r["dtype"]: r for r in results if r["who"] == "this project"}
+    lines = [
+        f"### {work}", "",
+        "| peer | type | this project, images/s | peer, images/s | ratio | peak MB, this : peer |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]  # fmt: skip
+    ratios = []
+    for peer in results:
+        mine = ours[peer["dtype"]]
+        if peer is mine:
+            if "error" in mine:
+                lines.append(f"| - | {mine['dtype']} | not run: {mine['error']} | | | |")
+        elif "error" in peer:
+            lines.append(f"| {peer['who']} | {peer['dtype']} | | not run: {peer['error']} | | |")
+        elif "error" not in mine:
+            ratio = mine["images_s"] / peer["images_s"]
+            ratios.append((ratio, peer))
+            lines.append(
+                f"| {peer['who']} | {peer['dtype']} | {mine['images_s']:.1f} | "
+                f"{peer['images_s']:.1f} | {ratio:.2f} | "
+                f"{mine['peak_mb']:.0f} : {peer['peak_mb']:.0f} |"
+            )
+    for dtype in ours:
+        of_type = [pair for pair in ratios if pair[1]["dtype"] == dtype]
+        if of_type:
+            ratio, peer = min(of_type, key=lambda pair: pair[0])
+            lines += ["", f"{ratio:.2f} of the fastest {dtype} peer, {peer['who']}."]
+    return "\n".join([*lines, ""])
+
+
+def training_flops(symbol, size: int) -> float:
+    """Return the FLOPs of a training step on one image of `size` x `size`.
+
+    2 for each multiplication of the convolutions and the classifier, and 3 times the forward
+    pass: the gradients of inputs and of weights take as many each (Chollet 2017 counts alike).
+    """
+    internals = symbol.get_internals()
+    shapes = dict(zip(internals.list_outputs(), internals.infer_shape(data=(1, 3, size, size))[1]))
+    macs = 0
+    for name, shape in shapes.items():
+        if name.endswith("_weight"):
+            _, *per_output = shape
+            # A convolution's outputs, or the classifier's.
+            macs_of_one = 1
+            for number in per_output:
+                macs_of_one *= number
+            outputs = 1
+            for number in shapes[name[: -len("weight")] + "output"]:
+                outputs *= number
+            macs += macs_of_one * outputs
+    return 3 * 2 * macs
+
+
+def ceiling(results, symbols) -> tuple:
+    """Return (Markdown, GFLOP/s by type) of the training rows against the best matrix product."""
+    script = ["-m", "tests.benchmark.peers.matrix_product"]
+    found = {"float32": [run([sys.executable, *script, "numpy"])["float32"]], "bfloat16": []}
+    notes = []
+    for label, variables in (("", {}), (" without AMX", NO_AMX)):
+        try:
+            best = run([python_of("torch"), *script, "torch"], variables)
+        except PeerError as error:
+            notes.append(f"PyTorch's matrix products{label}: not run: {error}")
+            continue
+        found["float32"].append(best["float32"])
+        if label:
+            found["bfloat16 without AMX"] = [best["bfloat16"]]
+        else:
+            found["bfloat16"].append(best["bfloat16"])
+    best = {dtype: max(values) for dtype, values in found.items() if values}
+    lines = [
+        "### Share of the machine's ceiling", "",
+        "Best matrix products, GFLOP/s: "
+        + ", ".join(f"{dtype} {value:.0f}" for dtype, value in best.items()) + ".",
+        *notes, "",
+        "| training | type | GFLOP/s | share |", "| --- | --- | ---: | ---: |",
+    ]  # fmt: skip
+    for r in results:
+        if r["mode"] == "training" and r["who"] == "this project" and "error" not in r:
+            flops = training_flops(symbols[r["filters"]], r["size"]) * r["images_s"] / 1e9
+            work = f"{r['filters']} filters, {r['size']}x{r['size']}, batch {r['batch']}"
+            for dtype, value in best.items():
+                if dtype.split()[0] == r["dtype"]:
+                    lines.append(f"| {work} | {dtype} | {flops:.0f} | {flops / value:.2f} |")
+    return "\n".join([*lines, ""]), best
+
+
+def cpu() -> tuple:
+    """Return (the CPU's name, its flags)."""
+    lines = [line.split(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    fields = {key.strip(): value[0].strip() for key, *value in lines if value}
+    return fields.get("model name", "unknown CPU"), set(fields.get("flags", "").split())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmark.speed", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="one round of the batch-16 rows")
+    parser.add_argument(
+        "--rows", default="", metavar="TEXT", help="only what has this in its name, as 'batch 8'"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3, help="of steps a measurement, at least")
+    parser.add_argument("--out", metavar="FILE", help="all figures, JSON")
+    args = parser.parse_args()
+    works = [w for w in WORKLOADS if args.rows in str(w) and (not args.quick or w.batch == 16)]
+    if not works:
+        names = "; ".join(map(str, WORKLOADS))
+        parser.exit(2, f"{parser.prog}: error: --rows: no name has {args.rows!r} in it: {names}\n")
+
+    import_mxnet()
+    import symbol_xception
+
+    filters = {
+        "reduced": symbol_xception.REDUCED_FILTERS,
+        "original": symbol_xception.ORIGINAL_FILTERS,
+    }
+    symbols = {name: symbol_xception.get_xception_symbol(1000, f) for name, f in filters.items()}
+    name, flags = cpu()
+    isa = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    print(f"{name}, {usable_cores()} cores, {' '.join(isa) or 'no AVX-512'}\n")
+    out = {"cpu": name, "isa": isa, "cores": usable_cores(), "results": []}
+    for work in works:
+        rounds = 1 if args.quick else args.rounds
+        results = measure_all(work, contestants(work, flags), filters, rounds, args.seconds)
+        print(table(work, results), flush=True)
+        out["results"] += results
+        write(args.out, out)
+    text, out["matrix_products"] = ceiling(out["results"], symbols)
+    print(text)
+    write(args.out, out)
+    return 0
+
+
+def write(path, out):
+    if path:
+        Path(path).write_text(json.dumps(out, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
