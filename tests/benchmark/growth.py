@@ -29,6 +29,7 @@ def plot(points: dict, title: str, out):
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, axes = plt.subplots(
         2, 2, sharex="col", sharey="row", figsize=(9, 6), layout="constrained"
@@ -48,6 +49,7 @@ def plot(points: dict, title: str, out):
             axis.set_yscale("log")
             axis.set_xticks(places, [str(place) for place in places])
             axis.minorticks_off()
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.grid(True, which="major", color="0.9")
             axis.spines[["top", "right"]].set_visible(False)

@@ -9,6 +9,7 @@ memory, the reduced filters at 224x224.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -130,10 +131,8 @@ def main() -> int:
         paths = make_images(folder, args.images)
         rec = folder / "train.rec"
         items = [(number % 1000, str(path), path.read_bytes) for number, path in enumerate(paths)]
-        with open(os.devnull, "w") as nowhere:
-            sys.stdout, stdout = nowhere, sys.stdout
-            pack_files(rec, items, 480, 90, cores)
-            sys.stdout = stdout
+        with contextlib.redirect_stdout(sys.stderr):
+            pack_files(rec, items, resize=480, quality=90, num_thread=cores)
         size = rec.stat().st_size / args.images / 1000
         print(f"{args.images} images, 480x640, quality 90, {size:.0f} kB each\n")
         try:

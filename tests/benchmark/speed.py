@@ -304,9 +304,10 @@ def main() -> int:
         print(table(work, results), flush=True)
         out["results"] += results
         write(args.out, out)
-    text, out["matrix_products"] = ceiling(out["results"], symbols)
-    print(text)
-    write(args.out, out)
+    if any(work.mode == "training" for work in works):
+        text, out["matrix_products"] = ceiling(out["results"], symbols)
+        print(text)
+        write(args.out, out)
     return 0
 
 
