@@ -16,7 +16,8 @@ import mxnet as mx
 
 import symbol_xception
 from model.checkpoint import Checkpoints, Place
-from model.module import ResumableModule, numpy_params
+from model.module import ResumableModule
+from model.network import numpy_params
 
 
 def main():
@@ -30,7 +31,7 @@ def main():
         "original": symbol_xception.ORIGINAL_FILTERS,
     }[args.filters]
     symbol = symbol_xception.get_xception_symbol(1000, filter_list=filters)
-    module = ResumableModule(symbol)
+    module = ResumableModule(symbol, [mx.cpu()])
     module.bind([("data", (2, 3, 64, 64))], [("softmax_label", (2,))])
     module.init_params(mx.init.Xavier())
     module.init_optimizer(optimizer="nag", optimizer_params={"momentum": 0.9})
