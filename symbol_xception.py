@@ -4,7 +4,8 @@
     net = symbol_xception.get_xception_symbol(num_classes=10)
 
 This is the network of the 2017 MXNet script. It differs from the paper in its smaller filter
-list, in padded stem convolutions, and in the dropout before the classifier.
+list, in padded stem convolutions, and in the dropout before the classifier. With
+`filter_list=ORIGINAL_FILTERS, padding="keras", bn_eps=1e-3` it is Keras' Xception.
 """
 
 import mxnet as mx
@@ -24,6 +25,7 @@ def get_xception_symbol(
     workspace: int = 512,
     dtype: str = "float32",
     features: bool = False,
+    padding: str = "half",
 ) -> mx.sym.Symbol:
     """Return Xception as a training symbol or, with `features`, as a feature extractor.
 
@@ -48,6 +50,10 @@ def get_xception_symbol(
         ``float32``, or ``float16`` to compute everything before the softmax in half precision.
     features : bool
         End at the global pooling: no dropout, classifier and softmax.
+    padding : str
+        ``half``, half of each kernel on both sides, as in 2017; or ``keras``, no padding in the
+        stem, and max-pooling as TensorFlow's 'same' does it. Same parameters, other outputs; the
+        smallest image is 7x7 pixels then.
 
     Raises
     ------
@@ -71,14 +77,17 @@ def get_xception_symbol(
         raise ValueError(f"workspace must be a whole number of MB > 0, not {workspace!r}")
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
+    if padding not in ("half", "keras"):
+        raise ValueError(f"padding must be 'half' or 'keras', not {padding!r}")
 
-    def conv(x, num_filter, name, kernel=1, stride=1, num_group=1):
+    def conv(x, num_filter, name, kernel=1, stride=1, num_group=1, pad=None):
+        pad = kernel // 2 if pad is None else pad
         return mx.sym.Convolution(
             x,
             num_filter=num_filter,
             kernel=(kernel, kernel),
             stride=(stride, stride),
-            pad=(kernel // 2, kernel // 2),
+            pad=(pad, pad),
             num_group=num_group,
             no_bias=True,  # the BatchNorm behind would take a bias out again
             workspace=workspace,
@@ -91,12 +100,27 @@ def get_xception_symbol(
     def relu(x, name):
         return mx.sym.Activation(x, act_type="relu", name=f"{name}_relu")
 
-    def conv_norm(x, num_filter, name, kernel=1, stride=1):
-        return norm(conv(x, num_filter, f"{name}_conv2d", kernel, stride), name)
+    def conv_norm(x, num_filter, name, kernel=1, stride=1, pad=None):
+        return norm(conv(x, num_filter, f"{name}_conv2d", kernel, stride, pad=pad), name)
 
     def separable(x, in_channels, num_filter, name):
         x = conv(x, in_channels, f"{name}_depthwise_kernel", kernel=3, num_group=in_channels)
         return norm(conv(x, num_filter, f"{name}_pointwise_kernel_conv2d"), name)
+
+    def backwards(x, name):
+        """`x` with its rows and columns in reversed order."""
+        order = {"begin": (None,) * 4, "end": (None,) * 4, "step": (1, 1, -1, -1)}
+        return mx.sym.slice(x, **order, name=name)
+
+    def max_pool(x, block):
+        # Its windows begin one pixel before the image. 'same' ones end one pixel behind it, and so
+        # begin, if the size is even, at its first pixel: from the other side they are the same.
+        if padding == "keras":
+            x = backwards(x, f"{block}_pool_reversed")
+        x = mx.sym.Pooling(
+            x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max", name=f"{block}_pool"
+        )
+        return backwards(x, f"{block}_pool_restored") if padding == "keras" else x
 
     def residual(x, in_channels, num_filters, block, relu_first=True, downsample=False):
         """Separable convolutions with a relu before each, added to a shortcut around them."""
@@ -108,9 +132,7 @@ def get_xception_symbol(
             x = separable(x, in_channels, num_filter, name)
             in_channels = num_filter
         if downsample:
-            x = mx.sym.Pooling(
-                x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max", name=f"{block}_pool"
-            )
+            x = max_pool(x, block)
         return mx.sym.elemwise_add(x, shortcut, name=f"{block}_add")
 
     f0, f1, f2, f3, f4, f5, f6 = filters
@@ -118,8 +140,9 @@ def get_xception_symbol(
     if dtype == "float16":
         x = mx.sym.Cast(x, dtype=dtype, name="data_float16")
 
-    x = relu(conv_norm(x, f0 // 2, "Entry_flow_b1_conv1", 3, stride=2), "Entry_flow_b1_conv1")
-    x = relu(conv_norm(x, f0, "Entry_flow_b1_conv2", 3), "Entry_flow_b1_conv2")
+    stem = {"kernel": 3, "pad": 0 if padding == "keras" else 1}
+    x = relu(conv_norm(x, f0 // 2, "Entry_flow_b1_conv1", stride=2, **stem), "Entry_flow_b1_conv1")
+    x = relu(conv_norm(x, f0, "Entry_flow_b1_conv2", **stem), "Entry_flow_b1_conv2")
     x = residual(x, f0, (f1, f1), "Entry_flow_b2", relu_first=False, downsample=True)
     x = residual(x, f1, (f2, f2), "Entry_flow_b3", downsample=True)
     x = residual(x, f2, (f3, f3), "Entry_flow_b4", downsample=True)
@@ -148,7 +171,9 @@ def get_symbol(num_classes: int, **kwargs) -> mx.sym.Symbol:
     `get_xception_symbol` knows are used, and their ``conv_workspace``, as `workspace`; the others
     (``image_shape``, ``num_layers``, ``gpus`` ...) are about other networks or other things.
     """
-    known = ("filter_list", "dropout", "bn_mom", "bn_eps", "workspace", "dtype", "features")
+    known = (
+        "filter_list", "dropout", "bn_mom", "bn_eps", "workspace", "dtype", "features", "padding",
+    )  # fmt: skip
     chosen = {name: kwargs[name] for name in known if name in kwargs}
     if "conv_workspace" in kwargs:
         chosen.setdefault("workspace", kwargs["conv_workspace"])

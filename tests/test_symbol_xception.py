@@ -145,6 +145,22 @@ def test_size_of_the_last_feature_map():
         assert net.infer_shape(data=(2, 3, size, size))[1] == [(2, SMALL[6], left, left)]
 
 
+def test_padding_as_in_keras():
+    """The parameters stay; the sizes are those of Keras' model.summary()."""
+    net = get_xception_symbol(7, SMALL, padding="keras")
+    assert shapes(net) == expected_shapes(SMALL, 7)
+    for name, size in (
+        ("Entry_flow_b1_conv1_conv2d", 149),
+        ("Entry_flow_b1_conv2_conv2d", 147),
+        ("Entry_flow_b2_add", 74),
+        ("Entry_flow_b3_add", 37),
+        ("Entry_flow_b4_add", 19),
+        ("Exit_flow_b5_add", 10),
+    ):
+        inside = net.get_internals()[f"{name}_output"]
+        assert inside.infer_shape(data=(1, 3, 299, 299))[1][0][2:] == (size, size), name
+
+
 @pytest.mark.parametrize("features, output", [(False, "softmax"), (True, "features_float32")])
 def test_float16(features, output):
     net = get_xception_symbol(10, SMALL, dtype="float16", features=features)
@@ -193,6 +209,7 @@ def test_float16(features, output):
         ("workspace", 1.5),
         ("dtype", "int8"),
         ("dtype", None),
+        ("padding", "valid"),
     ],
 )
 def test_bad_argument_is_named_with_its_value(name, value):
@@ -217,7 +234,7 @@ def test_called_as_by_mxnets_image_classification_scripts():
     assert {attrs["workspace"] for attrs in nodes(net, "Convolution").values()} == {"256"}
     assert net.tojson() == get_xception_symbol(7, workspace=256).tojson()
     known = {"filter_list": SMALL, "dropout": 0.5, "bn_mom": 0.5, "bn_eps": 0.1, "workspace": 3}
-    for more in ({"dtype": "float16"}, {"features": True}):
+    for more in ({"dtype": "float16"}, {"features": True}, {"padding": "keras"}):
         expected = get_xception_symbol(7, **known, **more)
         assert get_symbol(7, conv_workspace=4, **known, **more).tojson() == expected.tojson()
 
