@@ -58,14 +58,14 @@ has_driver() {
   [ -e /proc/driver/nvidia/version ] || PATH=$PATH:/sbin ldconfig -p 2>/dev/null | grep 'libcuda\.so\.1' >/dev/null
 }
 
-# Install requirements files, unless these very files are installed already.
+# Install requirements files into an environment, unless these very files are installed already.
 install() {
-  local stamp=.venv/installed-$1 wanted
-  shift
+  local environment=$1 stamp=$1/installed-$2 wanted
+  shift 2
   wanted=$(cat "$@" | cksum)
   [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
   say "setup: installing $*"
-  .venv/bin/python -m pip install -q --disable-pip-version-check "${@/#/-r}"
+  "$environment/bin/python" -m pip install -q --disable-pip-version-check "${@/#/-r}"
   echo "$wanted" >"$stamp"
 }
 
@@ -73,9 +73,9 @@ setup() {
   # A folder that was moved has scripts with the old path in them: python itself still works.
   .venv/bin/python -c '' 2>/dev/null || make_venv
   if has_driver; then
-    install mxnet requirements.txt
+    install .venv mxnet requirements.txt
   else
-    install mxnet requirements-cpu.txt
+    install .venv mxnet requirements-cpu.txt
   fi
   .venv/bin/python -m model.devices >/dev/null
 }
@@ -127,12 +127,16 @@ case "${1-}" in
   test)
     shift
     setup
-    install tests tests/requirements.txt
+    install .venv tests tests/requirements.txt
+    if python -c 'import sys; sys.exit(sys.version_info < (3, 9))'; then
+      .venv-keras3/bin/python -c '' 2>/dev/null || python -m venv --clear .venv-keras3
+      install .venv-keras3 tests tests/requirements-keras3.txt
+    fi
     python -m pytest "$@"
     ;;
   lint)
     setup
-    install tests tests/requirements.txt
+    install .venv tests tests/requirements.txt
     python -m ruff check .
     python -m ruff format --check .
     ;;

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+import cv2
 import mxnet as mx
+import numpy as np
 
 from data import DataError
 
@@ -190,3 +192,39 @@ def epoch_seed(*numbers: int) -> int:
 
 def training_args(record_args: dict, augmentation: dict) -> dict:
     return {**record_args, "shuffle": True, **augmentation}
+
+
+#: The file beside training records that names the classes, one a line, in label order.
+CLASSES = "classes.txt"
+
+
+def class_names(rec) -> Optional[list]:
+    """Return the class names in the file `CLASSES` beside the records, None where there is none."""
+    path = Path(rec).with_name(CLASSES)
+    return read_class_names(path) if path.exists() else None
+
+
+def read_class_names(path) -> list:
+    """Return the lines of a UTF-8 file. Raises DataError."""
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8 text") from None
+
+
+def short_side(rec, sample: int = 16) -> Optional[int]:
+    """Return the short side, in pixels, of the first `sample` images; None where they differ."""
+    sides = set()
+    reader = mx.recordio.MXRecordIO(str(rec), "r")
+    for _ in range(sample):
+        record = reader.read()
+        if record is None:
+            break
+        content = np.frombuffer(mx.recordio.unpack(record)[1], np.uint8)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        if pixels is not None:
+            sides.add(min(pixels.shape[:2]))
+    reader.close()
+    return sides.pop() if len(sides) == 1 else None

@@ -104,7 +104,7 @@ def load_network(prefix: str, epoch: int) -> Network:
         mean=tuple(settings.get("rgb_mean", (0, 0, 0))),
         std=tuple(settings.get("rgb_std", (1, 1, 1))),
         short_side=settings.get("short_side"),
-        classes=run.get("classes"),
+        classes=settings.get("classes"),
         run=run,
     )
 

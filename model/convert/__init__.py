@@ -1,0 +1,1 @@
+"""Weights from and to other formats: Keras, the 2017 script, ONNX."""
