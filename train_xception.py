@@ -134,16 +134,16 @@ def parse_arguments(argv) -> argparse.Namespace:
     group.add_argument(
         "--rgb-mean",
         type=three_numbers,
-        default=(0, 0, 0),
         metavar="R,G,B",
-        help="subtracted from the pixels, by channel",
+        help="subtracted from the pixels, by channel (default: 0; that of the network that the run "
+        "starts or goes on from)",
     )
     group.add_argument(
         "--rgb-std",
         type=divisors,
-        default=(1, 1, 1),
         metavar="R,G,B",
-        help="what the pixels are divided by then, by channel",
+        help="what the pixels are divided by then, by channel (default: 1; that of the network "
+        "that the run starts or goes on from)",
     )
     group.add_argument(
         "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads"
@@ -154,11 +154,40 @@ def parse_arguments(argv) -> argparse.Namespace:
     group.add_argument(
         "--filters",
         choices=("reduced", "original"),
-        default="reduced",
-        help="numbers of filters: those of the 2017 script, or of the paper",
+        help="numbers of filters: those of the 2017 script, or of the paper (default: reduced; "
+        "those of the network that the run starts or goes on from)",
+    )
+    group.add_argument(
+        "--padding",
+        choices=("half", "keras"),
+        help="of the stem's convolutions and of max-pooling: as in 2017, or as in Keras (default: "
+        "half; that of the network that the run starts or goes on from)",
     )
     group.add_argument("--dropout", type=float, default=0.2, help="before the classifier")
     group.add_argument("--bn-mom", type=float, default=0.9, help="momentum of BatchNorm")
+
+    group = parser.add_argument_group("fine-tuning")
+    group.add_argument(
+        "--pretrained",
+        type=checkpoint,
+        metavar="PREFIX,EPOCH",
+        help="checkpoint to start from; its classifier is kept where it has as many classes "
+        "(default: none, random weights)",
+    )
+    group.add_argument(
+        "--freeze",
+        choices=("none", "entry", "all-but-head"),
+        default="none",
+        help="what keeps the weights and moving statistics that it starts from: the entry flow, or "
+        "everything but the classifier",
+    )
+    group.add_argument(
+        "--head-lr-mult",
+        type=positive,
+        default=1.0,
+        metavar="X",
+        help="the classifier's learning rate is that of the others times X",
+    )
 
     group = parser.add_argument_group("training")
     group.add_argument(
@@ -263,6 +292,8 @@ def parse_arguments(argv) -> argparse.Namespace:
         parser.error(f"--model-load-epoch={args.model_load_epoch} needs --retrain")
     if args.retrain and args.overwrite:
         parser.error("--retrain goes on, --overwrite starts anew: give one of them")
+    if args.freeze != "none" and not (args.pretrained or args.retrain):
+        parser.error(f"--freeze {args.freeze} needs --pretrained")
     if args.model_prefix is not None and not Path(args.model_prefix + "x").name[:-1]:
         parser.error(f"--model-prefix: {args.model_prefix!r} has no name after the folder")
     if args.gpus and args.cpus:
@@ -337,6 +368,13 @@ def image_shape(text):
     if len(shape) != 3 or shape[0] != 3:
         raise argparse.ArgumentTypeError(f"must be 3,height,width, not {text!r}")
     return shape
+
+
+def checkpoint(text):
+    prefix, _, epoch = text.rpartition(",")
+    if not prefix:
+        raise argparse.ArgumentTypeError(f"must be PREFIX,EPOCH, not {text!r}")
+    return prefix, whole(0)(epoch)
 
 
 def three_numbers(text):
@@ -477,18 +515,40 @@ def training_images(args, start, batches, workers=1, rank=0):
     return EpochIter({**arguments, **shard}, args.seed, start.epoch, start.batch, batches)
 
 
-def build_network(args, num_classes):
-    import symbol_xception
+def what_images_show(args, num_classes, say) -> tuple:
+    """Return (class names, short side of the validation images in pixels), as `predict` needs
+    them; None for what is not known."""
+    from data import records
 
-    filters = {
-        "reduced": symbol_xception.REDUCED_FILTERS,
-        "original": symbol_xception.ORIGINAL_FILTERS,
-    }
-    return symbol_xception.get_xception_symbol(
+    classes = records.class_names(args.data_train)
+    if classes is not None and len(classes) != num_classes:
+        say(f"{len(classes)} names in {records.CLASSES} for {num_classes} classes: not kept")
+        classes = None
+    return classes, records.short_side(args.data_val) if args.data_val else None
+
+
+def build_network(args, num_classes, before):
+    """Return the symbol: as `before`, the one that the run starts or goes on from, if any, in what
+    the arguments don't say; fill in these."""
+    from model.layers import architecture
+    from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
+
+    filters = {"reduced": REDUCED_FILTERS, "original": ORIGINAL_FILTERS}
+    made = {"filter_list": REDUCED_FILTERS, "padding": "half", "bn_eps": 2e-5}
+    if before is not None:
+        made = architecture(before)
+    filter_list = filters[args.filters] if args.filters else made["filter_list"]
+    names = {numbers: name for name, numbers in filters.items()}
+    args.filters = names.get(filter_list, filter_list)
+    args.padding = args.padding or made["padding"]
+    args.bn_eps = made["bn_eps"]
+    return get_xception_symbol(
         num_classes=num_classes,
-        filter_list=filters[args.filters],
+        filter_list=filter_list,
+        padding=args.padding,
         dropout=args.dropout,
         bn_mom=args.bn_mom,
+        bn_eps=args.bn_eps,
         workspace=args.workspace,
     )
 
@@ -496,6 +556,7 @@ def build_network(args, num_classes):
 def find_generation(args, checkpoints, say):
     """Return the generation to go on from, None for a run that starts anew."""
     from model.checkpoint import Place
+    from model.convert.sliced import is_sliced
 
     places = checkpoints.places()
     if not args.retrain:
@@ -507,6 +568,14 @@ def find_generation(args, checkpoints, say):
         return None
     if not places:
         raise ModelError(f"{args.model_prefix} has no checkpoint: leave out --retrain")
+    last = Place(args.model_load_epoch) if args.model_load_epoch else places[-1]
+    params_file = checkpoints.params_file(last)
+    if not params_file.with_suffix(".json").exists() and is_sliced(params_file):
+        raise ModelError(
+            f"{params_file} is of a network with a convolution for each channel, such as the 2017 "
+            f"script's; convert it: python -m model.convert sliced {args.model_prefix} "
+            f"{last.epoch} NEW_PREFIX"
+        )
     if args.model_load_epoch:
         place = Place(args.model_load_epoch)
         if place not in places:
@@ -529,10 +598,33 @@ def find_generation(args, checkpoints, say):
     return generation
 
 
+def starting_point(args, generation):
+    """Return (the network of --pretrained, None where the run goes on; the symbol that the run
+    starts or goes on from, None for none). Fill in what the arguments don't say about pixels."""
+    import mxnet as mx
+
+    from model.network import load_network
+
+    network = before = None
+    mean, std = (0, 0, 0), (1, 1, 1)
+    if generation:
+        saved = generation.run["settings"]
+        before = mx.sym.load_json(generation.symbol_json)
+        mean, std = saved["rgb_mean"], saved["rgb_std"]
+        args.pretrained = args.pretrained or saved.get("pretrained")
+    elif args.pretrained:
+        network = load_network(*args.pretrained)
+        before, mean, std = network.symbol, network.mean, network.std
+    args.rgb_mean = args.rgb_mean or tuple(mean)
+    args.rgb_std = args.rgb_std or tuple(std)
+    return network, before
+
+
 #: The arguments that decide what a run computes. A checkpoint keeps them.
 SETTINGS = (
     "data_type", "data_train", "data_val", "image_shape", "aug_level", "rgb_mean", "rgb_std",
-    "filters", "dropout", "bn_mom", "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
+    "filters", "padding", "dropout", "bn_mom", "bn_eps", "pretrained", "freeze", "head_lr_mult",
+    "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
     "kv_store",
 )  # fmt: skip
 
@@ -542,6 +634,11 @@ def settings_of(args, **more) -> dict:
     values = {name: getattr(args, name) for name in SETTINGS}
     values = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
     return {**values, **more}
+
+
+def short(value) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def create_kvstore(args, say) -> tuple:
@@ -574,15 +671,24 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
     start, saved = generation.place, generation.run
     for name, value in settings.items():
         if saved["settings"].get(name, value) != value:
-            say(f"changed since that checkpoint: {name} {saved['settings'][name]} -> {value}")
+            say(
+                f"changed since that checkpoint: {name} {short(saved['settings'][name])} -> "
+                f"{short(value)}"
+            )
     if start.batch and saved["batches"] != batches:
         start = Place(start.epoch, start.batch * batches // saved["batches"])
         say(f"{saved['batches']} batches an epoch then, {batches} now: goes on at {start}")
     if start.epoch >= args.num_epochs:
         say(f"{start.epoch} epochs are done, --num-epochs is {args.num_epochs}: nothing to train")
     # Without --lr the schedule goes on; with it, it begins here.
+    if saved["lr"] is None and not args.lr:
+        raise ModelError(
+            f"{args.model_prefix} was converted: the learning rate of its run is not known: "
+            "give --lr"
+        )
     if args.lr:
-        say(f"--lr: {args.lr:g} from epoch {start.epoch} on; the run began with {saved['lr']:g}")
+        began = f"; the run began with {saved['lr']:g}" if saved["lr"] else ""
+        say(f"--lr: {args.lr:g} from epoch {start.epoch} on{began}")
         return start, args.lr, start.epoch
     return start, saved["lr"], saved["lr_epoch"]
 
@@ -597,6 +703,7 @@ def prepare(args) -> tuple:
     import_mxnet()
     from data.records import EpochIter
     from model.checkpoint import Checkpoints
+    from model.finetune import starting_params
     from model.network import check_params, parameter_shapes
     from model.training import Housekeeping, Schedule, Trainer
 
@@ -607,7 +714,6 @@ def prepare(args) -> tuple:
 
     contexts = choose_devices(args, say)
     num_examples, num_val, num_classes = look_at_records(args, say)
-    symbol = build_network(args, num_classes)
     kvstore, rank, workers = create_kvstore(args, say)
     if num_examples < args.batch_size * workers:
         raise DataError(
@@ -621,16 +727,30 @@ def prepare(args) -> tuple:
     checkpoints = Checkpoints(args.model_prefix)
     if rank == 0:
         checkpoints.lock()
-        checkpoints.check_free(2 * 4 * sum(map(math.prod, parameter_shapes(symbol).values())))
     else:
         log_file = Path(args.log_file)
         args.log_file = str(log_file.with_name(f"{log_file.stem}-{rank}{log_file.suffix}"))
     generation = find_generation(args, checkpoints, say)
+    network, before = starting_point(args, generation)
+    symbol = build_network(args, num_classes, before)
+    if rank == 0:
+        checkpoints.check_free(2 * 4 * sum(map(math.prod, parameter_shapes(symbol).values())))
+    pretrained = (None, None)
     if generation:
         check_params(generation.params, symbol, checkpoints.params_file(generation.place))
+    elif network:
+        *pretrained, line = starting_params(network, symbol, ",".join(map(str, args.pretrained)))
+        say(line)
     dtype = choose_dtype(args, contexts, symbol, generation, say)
+    classes, short_side = what_images_show(args, num_classes, say)
     settings = settings_of(
-        args, num_classes=num_classes, devices=len(contexts), workers=workers, dtype=dtype
+        args,
+        num_classes=num_classes,
+        classes=classes,
+        short_side=short_side,
+        devices=len(contexts),
+        workers=workers,
+        dtype=dtype,
     )
     start, lr, since = where_to_go_on(args, generation, settings, batches, say)
 
@@ -658,6 +778,8 @@ def prepare(args) -> tuple:
         ),
         memonger=args.memonger,
         dtype=dtype,
+        freeze=args.freeze,
+        head_lr_mult=args.head_lr_mult,
     )
     say(
         f"{num_examples} images of {num_classes} classes, {batches} batches an epoch; "
@@ -671,6 +793,7 @@ def prepare(args) -> tuple:
         "start": start,
         "generation": generation,
         "overwrite": args.overwrite,
+        "pretrained": pretrained,
     }
     return trainer, fit, notices
 
@@ -687,6 +810,7 @@ def benchmark(args):
     from model.checkpoint import Place
     from model.training import Housekeeping, Schedule, Trainer
 
+    _, before = starting_point(args, None)
     shape = "x".join(map(str, (args.batch_size, *args.image_shape)))
     if args.benchmark == "input":
         num_images, _, _ = look_at_records(args, print)
@@ -704,7 +828,7 @@ def benchmark(args):
         warm_up = 3
         contexts = choose_devices(args, print)
         num_classes = args.num_classes or 1000
-        symbol = build_network(args, num_classes)
+        symbol = build_network(args, num_classes, before)
         dtype = choose_dtype(args, contexts, symbol, None, print)
         batches = warm_up + args.benchmark_batches
         images = SyntheticIter(args.batch_size, args.image_shape, num_classes, batches + 1)
@@ -722,6 +846,8 @@ def benchmark(args):
             housekeeping=Housekeeping(frequent=args.frequent),
             memonger=args.memonger,
             dtype=dtype,
+            freeze=args.freeze,
+            head_lr_mult=args.head_lr_mult,
         )
         trainer.fit(images, None, num_epochs=1, seed=args.seed, start=Place(0))
         seconds = np.median(np.diff(images.times)[warm_up:])

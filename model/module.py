@@ -17,14 +17,22 @@ class ResumableModule(mx.mod.Module):
     symbol : the network as it is saved. context : list of contexts.
     dtype, memonger : as for `RunningNetwork`. In float16 an update is left out where the gradients
     have overflowed.
+    frozen : names of the arguments not to be trained.
     """
 
-    def __init__(self, symbol, context: list, dtype: str = "float32", memonger: bool = False):
+    def __init__(
+        self,
+        symbol,
+        context: list,
+        dtype: str = "float32",
+        memonger: bool = False,
+        frozen: list = (),
+    ):
         self._saved = symbol
         device_type = context[0].device_type
         self._running = RunningNetwork(symbol, device_type, dtype, memonger=memonger)
         self._loss_scale = LOSS_SCALE if dtype == "float16" else 1
-        super().__init__(self._running.symbol, context=context)
+        super().__init__(self._running.symbol, context=context, fixed_param_names=frozen)
 
     def init_params(
         self, initializer=None, arg_params=None, aux_params=None, allow_missing=False, **kwargs
@@ -99,6 +107,8 @@ class ResumableModule(mx.mod.Module):
             updater = None  # saved without optimizer states: they begin at zero
         used = set()
         for index, name in enumerate(self._exec_group.param_names):
+            if name in self._fixed_param_names:
+                continue
             weight = self._exec_group.param_arrays[index][0]
             shape = self._running.saved_shapes[f"arg:{name}"]
             for key in self._state_keys(index, name) if updater else ():

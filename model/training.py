@@ -14,6 +14,7 @@ import numpy as np
 from model import Interrupted, ModelError, mxnet_reason
 from model.checkpoint import Checkpoints, Generation, Place
 from model.evaluate import evaluate, new_metric
+from model.finetune import frozen_params, training_symbol
 from model.module import ResumableModule
 from model.network import ndarray_params, numpy_params
 from model.running import bind_for_inference
@@ -62,6 +63,7 @@ class Trainer:
     settings : what the run was told, written into each checkpoint.
     batches, batch_size : updates in an epoch, images of a worker in an update.
     memonger, dtype : as for model.running.RunningNetwork.
+    freeze, head_lr_mult : as for model.finetune.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class Trainer:
         housekeeping: Housekeeping,
         memonger: bool = False,
         dtype: str = "float32",
+        freeze: str = "none",
+        head_lr_mult: float = 1,
     ):
         self.symbol = symbol
         self.contexts = contexts
@@ -89,7 +93,11 @@ class Trainer:
         self.schedule = schedule
         self.optimizer_params = optimizer_params
         self.housekeeping = housekeeping
-        self.module = ResumableModule(symbol, contexts, dtype, memonger)
+        self.freeze = freeze
+        frozen = frozen_params(symbol, freeze)
+        self.module = ResumableModule(
+            training_symbol(symbol, frozen, head_lr_mult), contexts, dtype, memonger, frozen
+        )
         self.metric = _ResumableMetric(new_metric(num_classes).metrics)
         self.validation_metric = new_metric(num_classes)
         self.speedometer = mx.callback.Speedometer(batch_size, housekeeping.frequent)
@@ -106,23 +114,28 @@ class Trainer:
         start: Place,
         generation: Generation = None,
         overwrite: bool = False,
+        pretrained: tuple = (None, None),
     ):
         """Train from `start` to `num_epochs` epochs.
 
         images : data.records.EpochIter, at `start`. validation : DataIter or None.
-        generation : what to go on from. overwrite : the first checkpoint replaces all that are
+        generation : what to go on from. pretrained : (arg_params, aux_params) to begin with; what
+        they don't have begins at random. overwrite : the first checkpoint replaces all that are
         there. Raises Interrupted, and ModelError where the run can't go on.
         """
         self.validation = validation
         self.num_epochs = max(num_epochs, start.epoch)
         self.overwrite = overwrite
         self.last = generation.place if generation else start
-        arg_params = aux_params = None
+        arg_params, aux_params = pretrained
         if generation:
             arg_params, aux_params = ndarray_params(generation.params)
             states = generation.states
             if not self.optimizer_params["momentum"]:
                 # nag without momentum has no states; those that were saved have no use.
+                states = {key: array for key, array in states.items() if ":" not in key}
+            if generation.run["settings"].get("freeze", "none") != self.freeze:
+                # Other parameters have states now.
                 states = {key: array for key, array in states.items() if ":" not in key}
             self.module.restore_states(states)
             if self.checkpoints:
@@ -132,7 +145,8 @@ class Trainer:
         signals = (signal.SIGINT, signal.SIGTERM)
         handlers = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
-            if generation and not generation.place.batch and not generation.run["validation"]:
+            at_epoch_end = generation and generation.place.epoch and not generation.place.batch
+            if at_epoch_end and not generation.run["validation"]:
                 # Saved, and then stopped before it was validated.
                 self._validate(start, True, arg_params, aux_params)
                 if self.stop_signal:
@@ -153,6 +167,7 @@ class Trainer:
                 initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
                 arg_params=arg_params,
                 aux_params=aux_params,
+                allow_missing=pretrained[0] is not None,
                 batch_end_callback=self._after_batch,
                 epoch_end_callback=self._after_epoch,
                 begin_epoch=start.epoch,
