@@ -1,0 +1,154 @@
+"""model/predict.py: what validation saw, seen again in image files."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cv2
+import mxnet as mx
+import numpy as np
+import pytest
+
+from model.predict import prepare_image, read_image
+from tests.conftest import ROOT, start
+
+NAMES = [f"Ziffer {i}" for i in range(9)] + ["größte Ziffer"]
+
+
+@pytest.fixture(scope="module")
+def trained(records, tmp_path_factory):
+    """Folder of a run with class names: x-0001; and images/, its validation images as files,
+    LABEL-NUMBER.png."""
+    folder = tmp_path_factory.mktemp("trained")
+    for rec in (records.train, records.val):
+        shutil.copy(rec, folder)
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES), "utf-8")
+    arguments = [*records.arguments, f"--data-dir={folder}", "--model-prefix=x", "--log-file=x.log"]
+    pixels = ["--rgb-mean=20,30,40", "--rgb-std=50,60,70", "--image-shape=3,28,28"]
+    process = start(folder, *arguments, *pixels, "--num-epochs=2", "--lr=0.05")
+    assert process.returncode == 0, process.stderr
+    reader = mx.recordio.MXRecordIO(str(records.val), "r")
+    (folder / "images" / "more").mkdir(parents=True)
+    for i in range(40):
+        header, content = mx.recordio.unpack(reader.read())
+        place = "images/more" if i % 2 else "images"
+        (folder / place / f"{int(header.label)}-{i:02d}.png").write_bytes(content)
+    return folder
+
+
+def predict(folder, *words, stdin=None):
+    return subprocess.run(
+        [sys.executable, "-m", "model.predict", *map(str, words)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "60"},
+        input=stdin,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_predictions_are_the_validations(trained):
+    """As many are right as the run's own validation counted, over batches that don't divide it."""
+    process = predict(trained, "x", 2, "images", "--json", "--top=2", "--batch-size=7")
+    assert process.returncode == 0, process.stderr
+    found = json.loads(process.stdout)
+    assert len(found) == 40
+    run = json.loads((trained / "x-0002.json").read_text())["run"]
+    assert run["settings"]["short_side"] == 32 and run["settings"]["classes"] == NAMES
+    right = 0
+    for image in found:
+        first, second = image["classes"]
+        assert 1 >= first["probability"] >= second["probability"] >= 0
+        assert first["name"] == NAMES[first["class"]]
+        right += os.path.basename(image["image"]).startswith(f"{first['class']}-")
+    assert right / 40 == pytest.approx(run["validation"]["accuracy"]) and 2 < right < 40
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_goes_on(trained, tmp_path):
+    image = next((trained / "images").glob("*.png"))
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "nothing").mkdir()
+    shutil.copy(image, tmp_path / "good.png")
+    words = ["text.png", "good.png", "empty.jpg", "nothing", "gone.png", str(image)]
+    process = predict(tmp_path, trained / "x", 2, "-", "--csv", "--top=3", stdin="\n".join(words))
+    assert process.returncode == 1
+    lines = process.stderr.splitlines()
+    assert [line.split(": ")[2] for line in lines] == [words[i] for i in (0, 2, 3, 4)]
+    header, *rows = csv.reader(io.StringIO(process.stdout))
+    assert header == ["image", "rank", "class", "name", "probability"]
+    assert [row[:2] for row in rows] == [
+        [w, str(k)] for w in (words[1], words[5]) for k in (1, 2, 3)
+    ]
+    assert [row[2:] for row in rows[:3]] == [row[2:] for row in rows[3:]]
+
+
+def test_a_bar_for_each_class(trained):
+    image = next((trained / "images").glob("*.png"))
+    process = predict(trained, "x", 2, image, "--top", 99)
+    name, *lines = process.stdout.splitlines()
+    assert (process.returncode, name, len(lines)) == (0, str(image), 10)
+    width = max(map(len, NAMES))
+    for line in lines:
+        assert line[2 : 2 + width].strip() in NAMES and len(line) <= 60
+        probability = float(line[2 + width :].split()[0])
+        assert line.count("█") == pytest.approx(probability * (60 - width - 12), abs=0.51)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["x", "3", "images"], "x-0003"),
+        (["x", "-1", "images"], "EPOCH"),
+        (["x", "2"], "IMAGE"),
+        (["x", "2", "images", "--gpu=7"], "GPU 7"),
+        (["x", "2", "images", "--json", "--csv"], "--csv"),
+        (["plain", "2", "images"], "does not say which images"),
+    ],
+)
+def test_what_cannot_be_predicted_is_one_line(trained, words, says):
+    for ending in ("symbol.json", "0002.params"):
+        shutil.copy(trained / f"x-{ending}", trained / f"plain-{ending}")
+    process = predict(trained, *words)
+    assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
+    assert says in process.stderr
+
+
+def test_the_input_is_that_of_validation(tmp_path):
+    """Files, by way of im2rec and ImageRecordIter or straight: the same numbers to the bit."""
+    random = np.random.RandomState(0)
+    (tmp_path / "images").mkdir()
+    lines = []
+    for i, (height, width) in enumerate([(40, 40), (61, 90), (333, 77), (41, 400), (20, 21)]):
+        cv2.imwrite(
+            str(tmp_path / "images" / f"{i}.png"), random.randint(0, 256, (height, width, 3))
+        )
+        lines.append(f"{i}\t0\t{i}.png\n")
+    (tmp_path / "all.lst").write_text("".join(lines))
+    script = os.path.join(os.path.dirname(mx.__file__), "tools", "im2rec.py")
+    shape, mean, std = (3, 32, 36), (123.68, 116.78, 103.94), (58.4, 57.1, 57.4)
+    for resize in (40, 33, 0):
+        subprocess.run(
+            [sys.executable, script, "all", "images", "--encoding=.png", f"--resize={resize}"],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+        )
+        images = mx.io.ImageRecordIter(
+            path_imgrec=str(tmp_path / "all.rec"),
+            data_shape=shape,
+            batch_size=len(lines),
+            verbose=False,
+            **{f"mean_{c}": value for c, value in zip("rgb", mean)},
+            **{f"std_{c}": value for c, value in zip("rgb", std)},
+        )
+        expected = images.next().data[0].asnumpy()
+        for i in range(len(lines)):
+            pixels = read_image(tmp_path / "images" / f"{i}.png")
+            found = prepare_image(pixels, shape, resize or None, mean, std)
+            assert found.dtype == np.float32
+            np.testing.assert_array_equal(found, expected[i], err_msg=f"{resize}, image {i}")
