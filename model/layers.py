@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from dataclasses import dataclass
 
 from model import ModelError
@@ -37,6 +38,8 @@ class Layer:
 
 #: The fully connected layer's name here and in Keras.
 HEAD, KERAS_HEAD = "fc1", "predictions"
+_UNNAMED = re.compile(r"(conv2d|convolution2d|batch_normalization|batchnormalization)(?:_(\d+))?")
+_UNNAMED_NOW = {"convolution2d": "conv2d", "batchnormalization": "batch_normalization"}
 
 
 def layers(filter_list) -> list:
@@ -78,6 +81,24 @@ def layers(filter_list) -> list:
     downsampling("Exit_flow_b5", "block13", f3, (f3, f4), 3)
     separables("Exit_flow_b6", "block14", f4, (f5, f6))
     return found
+
+
+def shortcut_names(names) -> dict:
+    """Return {name: what `layers` has for it} of the shortcuts' layers among Keras' layer `names`.
+
+    These have no name of their own: Keras numbers them, from wherever it stands, and Keras 1 had
+    another word for them.
+    """
+    numbered = {}
+    for name in names:
+        if match := _UNNAMED.fullmatch(name):
+            kind = _UNNAMED_NOW.get(match[1], match[1])
+            numbered.setdefault(kind, []).append((int(match[2] or 0), name))
+    return {
+        name: f"{kind}_{i}" if i else kind
+        for kind, those in numbered.items()
+        for i, (_, name) in enumerate(sorted(those))
+    }
 
 
 def architecture(symbol) -> dict:

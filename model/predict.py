@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from model import ModelError, mxnet_reason
+from model.arguments import OneLineParser, whole
 
 _ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -26,10 +27,6 @@ class Unreadable(Exception):
 
 
 def parse_arguments(argv) -> argparse.Namespace:
-    class OneLineParser(argparse.ArgumentParser):
-        def error(self, message):
-            self.exit(2, f"{self.prog}: error: {message}\n")
-
     parser = OneLineParser(
         prog="python -m model.predict",
         description="Classify images with the checkpoint PREFIX-EPOCH.",
@@ -63,15 +60,6 @@ def parse_arguments(argv) -> argparse.Namespace:
         "(default: as in the validation of the checkpoint's training)",
     )
     return parser.parse_args(argv)
-
-
-def whole(least):
-    def parse(text):
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, not {text!r}")
-        return int(text)
-
-    return parse
 
 
 # From files to the network's input

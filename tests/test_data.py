@@ -670,3 +670,22 @@ def test_parts_together_have_every_image_once(numbered, epoch):
     ]
     assert all(parts)
     assert sorted(label for part in parts for label in part) == list(range(IMAGES))
+
+
+def test_what_a_checkpoint_says_of_its_images(tmp_path):
+    rec = tmp_path / "val.rec"
+    writer = mx.recordio.MXRecordIO(str(rec), "w")
+    for height, width in [(20, 30), (25, 20), (20, 20), (21, 40)]:
+        image = np.zeros((height, width, 3), np.uint8)
+        writer.write(
+            mx.recordio.pack_img(mx.recordio.IRHeader(0, 0.0, 0, 0), image, img_fmt=".png")
+        )
+    writer.close()
+    assert records.short_side(rec, sample=3) == 20
+    assert records.short_side(rec) is None
+    assert records.class_names(rec) is None
+    (tmp_path / "classes.txt").write_bytes("été\nhiver\n".encode())
+    assert records.class_names(rec) == ["été", "hiver"]
+    (tmp_path / "classes.txt").write_bytes("été".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes.txt: not UTF-8"):
+        records.class_names(rec)

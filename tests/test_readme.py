@@ -1,5 +1,6 @@
 """The README and the front door: what they tell the user to type."""
 
+import importlib
 import os
 import re
 import shlex
@@ -44,6 +45,16 @@ def test_every_training_command_has_arguments_that_exist():
     for line in lines:
         words = shlex.split(line)
         train_xception.parse_arguments(words[words.index("train_xception.py") + 1 :])
+
+
+@pytest.mark.parametrize("name", ["model.convert.__main__", "model.predict"])
+def test_every_command_of_a_model_has_arguments_that_exist(name):
+    module = importlib.import_module(name)
+    command = f"python -m {name.replace('.__main__', '')} "
+    lines = [line[line.index(command) :] for line in commands() if command in line]
+    assert len(lines) >= 2
+    for line in lines:
+        module.parse_arguments(shlex.split(line.split(">")[0])[3:])
 
 
 def test_own_images_from_folders_to_training(tmp_path):

@@ -17,13 +17,10 @@ from pathlib import Path
 
 from data import DataError
 from model import ModelError
+from model.arguments import OneLineParser, whole
 
 
 def parse_arguments(argv) -> argparse.Namespace:
-    class OneLineParser(argparse.ArgumentParser):
-        def error(self, message):
-            self.exit(2, f"{self.prog}: error: {message}\n")
-
     parser = OneLineParser(
         prog="python -m model.convert",
         description="Weights from and to other formats.",
@@ -101,15 +98,6 @@ def parse_arguments(argv) -> argparse.Namespace:
     ):
         to_keras.error(f"OUT.h5: must end in .h5, and not in .weights.h5, for Keras: {args.out}")
     return args
-
-
-def whole(least):
-    def parse(text):
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, not {text!r}")
-        return int(text)
-
-    return parse
 
 
 # From another format to a checkpoint
@@ -227,6 +215,7 @@ def write_file(path, content):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda write: write(content))
     except OSError as error:
+        path.with_name(f"{path.name}.part").unlink(missing_ok=True)
         raise ModelError(f"{path}: {error.strerror}") from None
 
 

@@ -12,15 +12,15 @@ A file is data here: no link in it is followed, and nothing outside of it is rea
 
 import contextlib
 import io
-import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Optional
 
 import numpy as np
 
 from model import ModelError
-from model.layers import HEAD, KERAS_HEAD, layers
+from model.layers import HEAD, KERAS_HEAD, layers, shortcut_names
 from symbol_xception import ORIGINAL_FILTERS
 
 #: The arguments of get_xception_symbol that make it Keras' Xception.
@@ -30,10 +30,11 @@ _BY_CLASS = ("layers", "_layer_checkpoint_dependencies")
 #: What a weights file within a .keras archive may take in memory: Xception with the states of an
 #: optimizer has 275 MB.
 _MAX_BYTES = 1 << 30
-# The shortcuts' layers have no name of their own: Keras numbers them, from wherever it stands;
-# Keras 1 called them otherwise.
-_UNNAMED = re.compile(r"(conv2d|batch_normalization|convolution2d|batchnormalization)(?:_(\d+))?")
-_UNNAMED_NOW = {"convolution2d": "conv2d", "batchnormalization": "batch_normalization"}
+#: What zipfile and h5py raise on what is not theirs, or not as Keras arranges it.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, TypeError, ValueError,
+    AttributeError,
+)  # fmt: skip
 #: HDF5's numbers of gzip, shuffle and fletcher32. Others may be plug-ins, which are code.
 _FILTERS = {1, 2, 3}
 
@@ -140,30 +141,26 @@ def _open(path):
     except OSError as error:
         reason = error.strerror or "not an HDF5 file, or damaged"
         raise ModelError(f"{path}: {reason}") from None
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+    except _DAMAGE as error:
         raise ModelError(f"{path}: damaged, or not Keras': {error}") from None
 
 
 def _layers_of(file, path) -> dict:
     """Return Keras' layer name -> (its name in the file, [array in the file])."""
+    names = set(file)  # `in file` would follow a link
     for by_class in _BY_CLASS:
-        if by_class in file:
+        if by_class in names:
             return _by_class(_child(file, by_class, path), path)
-    root = _child(file, "model_weights", path) if "model_weights" in file else file
-    found, unnamed = {}, {}
+    root = _child(file, "model_weights", path) if "model_weights" in names else file
+    found = {}
     for name in root:
         group = _child(root, name, path)
         names = group.attrs.get("weight_names", ())
         if len(names):
             words = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
             found[name] = (name, [_array(group, word, path) for word in words])
-            if match := _UNNAMED.fullmatch(name):
-                kind = _UNNAMED_NOW.get(match[1], match[1])
-                unnamed.setdefault(kind, []).append((int(match[2] or 0), name))
-    for kind, numbered in unnamed.items():
-        old = [found.pop(name) for _, name in sorted(numbered)]
-        found.update({f"{kind}_{i}" if i else kind: each for i, each in enumerate(old)})
-    return found
+    names = shortcut_names(found)
+    return {names.get(name, name): each for name, each in found.items()}
 
 
 def _by_class(root, path) -> dict:
@@ -174,7 +171,7 @@ def _by_class(root, path) -> dict:
         place[f"{class_name}_{number}" if number else class_name] = name
     for group_name in root:
         group = _child(root, group_name, path)
-        arrays = _child(group, "vars", path) if "vars" in group else ()
+        arrays = _child(group, "vars", path) if "vars" in set(group) else ()
         if len(arrays):
             name = place.get(group_name, group_name)
             where = f"{name} ({group_name})"

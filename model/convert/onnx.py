@@ -8,6 +8,7 @@ import mxnet as mx
 import numpy as np
 
 from model import ModelError
+from model.layers import architecture
 
 #: The operators' version that MXNet 1.9.1 exports; every ONNX runtime since 2020 has it.
 OPSET = 13
@@ -29,7 +30,8 @@ def export(network, output: str, image_shape: tuple) -> bytes:
         import onnx
     except ImportError:
         raise ModelError("exporting needs onnx: pip install onnx==1.14.1") from None
-    symbol, same_pooling = _inference_symbol(network.symbol, output)
+    made = architecture(network.symbol)
+    symbol = _inference_symbol(network.symbol, made, output)
     names = {*symbol.list_arguments(), *symbol.list_auxiliary_states()}
     params = {**network.arg_params, **network.aux_params}
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +55,7 @@ def export(network, output: str, image_shape: tuple) -> bytes:
     _keep(graph.input, {"data"})
     _keep(graph.initializer, {name for node in graph.node for name in node.input})
     for node in graph.node:
-        if same_pooling and node.op_type == "MaxPool":
+        if made["padding"] == "keras" and node.op_type == "MaxPool":
             _keep(node.attribute, {"kernel_shape", "strides"})
             node.attribute.append(onnx.helper.make_attribute("auto_pad", "SAME_UPPER"))
     onnx.helper.set_model_props(
@@ -76,21 +78,18 @@ def _keep(values, names):
         values.remove(value)
 
 
-def _inference_symbol(symbol, output) -> tuple:
-    """Return (the symbol that ends in `output`, whether its max-pooling is TensorFlow's 'same')."""
+def _inference_symbol(symbol, made, output):
+    """Return the symbol that ends in `output`, of what `architecture` says is `made`."""
     graph = json.loads(symbol.tojson())
-    nodes = graph["nodes"]
-    same_pooling = any(node["op"] == "slice" for node in nodes)
-    for node in nodes:
-        node["inputs"] = [_source(nodes, *entry[:2]) for entry in node["inputs"]]
+    for node in graph["nodes"]:
+        node["inputs"] = [_source(graph["nodes"], *entry[:2]) for entry in node["inputs"]]
     inside = mx.sym.load_json(json.dumps(graph)).get_internals()
-    classifies = "fc1_output" in inside.list_outputs()
-    if not classifies and output != "features":
-        raise ModelError(f"this network has no classifier: --output features, not {output}")
     if output == "features":
-        return inside["flatten_output" if classifies else "features_output"], same_pooling
+        return inside["flatten_output" if made["num_classes"] else "features_output"]
+    if not made["num_classes"]:
+        raise ModelError(f"this network has no classifier: --output features, not {output}")
     logits = inside["fc1_output"]
-    return logits if output == "logits" else mx.sym.softmax(logits, name="softmax"), same_pooling
+    return logits if output == "logits" else mx.sym.softmax(logits, name="softmax")
 
 
 def _source(nodes, number, output) -> list:

@@ -18,12 +18,11 @@ import mxnet as mx
 import numpy as np
 
 from model import ModelError, mxnet_reason, ndarray_file
-from model.layers import HEAD, KERAS_HEAD, layers
+from model.layers import HEAD, KERAS_HEAD, layers, shortcut_names
 
 _2017, _KERAS = "2017", "keras"
 _SLICE = re.compile(r"arg:.*_depthwise_kernel(_?)\d+_weight")
-# The shortcuts' names in the older converters, which had them from Keras 1, and what they are now.
-_UNNAMED = (("convolution2d_", "conv2d"), ("batchnormalization_", "batch_normalization"))
+_ENTRY = re.compile(r"(arg:|aux:)(.+)(_(?:weight|bias|gamma|beta|moving_mean|moving_var))")
 
 
 def is_sliced(path) -> bool:
@@ -52,7 +51,7 @@ def read(prefix, epoch: int) -> tuple:
     if naming is None:
         raise ModelError(f"{path}: no depthwise layer in single channels: nothing to convert?")
     if naming == _KERAS:
-        arrays = {_numbered_as_today(name): array for name, array in arrays.items()}
+        arrays = _with_names_of_today(arrays)
     arguments, fixed_gamma = _read_symbol(Path(f"{prefix}-symbol.json"))
     arguments["filter_list"] = _filters(arrays, naming, path)
     params = _joined(arrays, arguments["filter_list"], naming, path)
@@ -69,13 +68,16 @@ def _naming(arrays):
     return None
 
 
-def _numbered_as_today(entry) -> str:
-    """`entry` with a shortcut's name as `model.layers` has it: from 0, which is not written."""
-    for old, new in _UNNAMED:
-        if match := re.fullmatch(rf"(arg|aux):{old}(\d+)_(.*)", entry):
-            number = int(match[2]) - 1
-            return f"{match[1]}:{new}{f'_{number}' if number else ''}_{match[3]}"
-    return entry
+def _with_names_of_today(arrays) -> dict:
+    """`arrays` with the shortcuts' layers named as `model.layers` has them."""
+    parts = {entry: match.groups() for entry in arrays if (match := _ENTRY.fullmatch(entry))}
+    names = shortcut_names({layer for _, layer, _ in parts.values()})
+    renamed = {
+        entry: kind + names[layer] + ending
+        for entry, (kind, layer, ending) in parts.items()
+        if layer in names
+    }
+    return {renamed.get(entry, entry): array for entry, array in arrays.items()}
 
 
 def _names(layer, naming) -> tuple:
@@ -135,7 +137,7 @@ def _joined(arrays, filter_list, naming, path) -> dict:
             params[entry.format(f"{layer.name}_bn")] = take(entry.format(norm), shape)
         mean = f"aux:{layer.name}_bn_moving_mean"
         params[mean] = (params[mean] - bias).astype(np.float32)
-    head = HEAD if naming == _2017 else KERAS_HEAD
+    head = KERAS_HEAD if f"arg:{KERAS_HEAD}_bias" in left else HEAD
     if f"arg:{head}_bias" in left:
         num_classes = left[f"arg:{head}_bias"].shape[0]
         params[f"arg:{HEAD}_weight"] = take(f"arg:{head}_weight", (num_classes, filter_list[6]))

@@ -1,0 +1,83 @@
+"""What fine-tuning gains: the digits 5 to 9, from a network trained on 0 to 4 and from scratch.
+
+    python -m tests.benchmark.finetune [--seeds 5] [--epochs 4] [--out log/finetune.png]
+
+Both with the same arguments but for --pretrained, as many steps, and each seed; the curves are
+means over the seeds.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import mxnet as mx
+
+from log.plot_curves import plot, read_log
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def split(source: Path, target: Path, digits: range):
+    """Copy the records of some digits, labelled from 0."""
+    for name in ("train", "val"):
+        reader = mx.recordio.MXRecordIO(str(source / f"{name}.rec"), "r")
+        target.mkdir(exist_ok=True)
+        writer = mx.recordio.MXRecordIO(str(target / f"{name}.rec"), "w")
+        while record := reader.read():
+            header, image = mx.recordio.unpack(record)
+            if header.label in digits:
+                header = header._replace(label=header.label - digits[0])
+                writer.write(mx.recordio.pack(header, image))
+        writer.close()
+
+
+def train(folder, data, prefix, *arguments):
+    """Train, and return the log's figures."""
+    command = [sys.executable, "-u", ROOT / "train_xception.py", "--data-type=digits", "--gpus="]
+    command += [f"--data-dir={data}", "--batch-size=64", "--lr-steps=", f"--model-prefix={prefix}"]
+    command += [f"--log-file={prefix}.log", *arguments]
+    subprocess.run(list(map(str, command)), cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return read_log(folder / f"{prefix}.log")
+
+
+def mean(runs: list) -> dict:
+    return {
+        key: {epoch: statistics.mean(run[key][epoch] for run in runs) for epoch in runs[0][key]}
+        for key in runs[0]
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--out", default="log/finetune.png")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare = [sys.executable, "-m", "data.digits.prepare", "--out", name]
+        subprocess.run(prepare, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        split(folder, folder / "low", range(5))
+        split(folder, folder / "high", range(5, 10))
+        train(folder, "low", "low", "--num-epochs=10")
+        runs = {"from scratch": [], "from the digits 0 to 4": []}
+        for seed in range(args.seeds):
+            for figures, more in zip(runs.values(), ([], ["--pretrained=low,10"])):
+                same = [f"--num-epochs={args.epochs}", f"--seed={seed}"]
+                figures.append(train(folder, "high", f"{len(more)}-{seed}", *same, *more))
+    for name, figures in runs.items():
+        for epoch in range(1, args.epochs + 1):
+            found = [run["Validation", "accuracy"][epoch] for run in figures]
+            print(
+                f"{name:23} epoch {epoch}: {statistics.mean(found):.3f} "
+                f"({min(found):.3f} to {max(found):.3f})"
+            )
+    plot({name: mean(figures) for name, figures in runs.items()}, args.out)
+    print(args.out)
+
+
+if __name__ == "__main__":
+    main()
