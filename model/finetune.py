@@ -8,7 +8,6 @@ import numpy as np
 from model.layers import HEAD
 from model.network import check_params, parameter_shapes
 
-FREEZES = ("none", "entry", "all-but-head")
 _OF_HEAD = (f"arg:{HEAD}_weight", f"arg:{HEAD}_bias")
 
 
@@ -37,7 +36,8 @@ def starting_params(network, symbol: mx.sym.Symbol, source: str) -> tuple:
 
 
 def frozen_params(symbol: mx.sym.Symbol, freeze: str) -> list:
-    """Return the names of the arguments that `freeze`, one of `FREEZES`, keeps as they are."""
+    """Return the names of the arguments that are to stay as they are: with `freeze` ``none``, none,
+    with ``entry``, those of the entry flow, with ``all-but-head``, all but the classifier's."""
     if freeze == "none":
         return []
     entries = [entry for entry in parameter_shapes(symbol) if entry not in _OF_HEAD]

@@ -52,20 +52,24 @@ def predict(folder, *words, stdin=None):
 
 
 def test_predictions_are_the_validations(trained):
-    """As many are right as the run's own validation counted, over batches that don't divide it."""
-    process = predict(trained, "x", 2, "images", "--json", "--top=2", "--batch-size=7")
+    """Accuracy and cross-entropy of the run's own validation, in batches that don't divide it."""
+    process = predict(trained, "x", 2, "images", "--json", "--top=10", "--batch-size=7")
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout)
     assert len(found) == 40
     run = json.loads((trained / "x-0002.json").read_text())["run"]
     assert run["settings"]["short_side"] == 32 and run["settings"]["classes"] == NAMES
-    right = 0
+    right, surprise = 0, 0
     for image in found:
-        first, second = image["classes"]
-        assert 1 >= first["probability"] >= second["probability"] >= 0
-        assert first["name"] == NAMES[first["class"]]
-        right += os.path.basename(image["image"]).startswith(f"{first['class']}-")
-    assert right / 40 == pytest.approx(run["validation"]["accuracy"]) and 2 < right < 40
+        ranked = image["classes"]
+        probabilities = [each["probability"] for each in ranked]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert all(each["name"] == NAMES[each["class"]] for each in ranked)
+        label = int(os.path.basename(image["image"]).split("-")[0])
+        right += ranked[0]["class"] == label
+        surprise -= np.log(next(p["probability"] for p in ranked if p["class"] == label) + 1e-12)
+    assert right / 40 == pytest.approx(run["validation"]["accuracy"])
+    assert surprise / 40 == pytest.approx(run["validation"]["cross-entropy"], rel=1e-4)
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_goes_on(trained, tmp_path):

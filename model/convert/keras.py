@@ -225,7 +225,7 @@ def dump(params: dict) -> bytes:
         table = keras_layers(None if head is None else len(head))
         file.attrs["layer_names"] = [name.encode() for name, _, _ in table]
         file.attrs["backend"] = b"tensorflow"
-        # Keras takes a file without a version for one of Keras 1, and turns its kernels around.
+        # Without one, Keras takes the file for Keras 1's, and turns some kernels around.
         file.attrs["keras_version"] = b"2.15.0"
         for name, _, variables in table:
             group = file.create_group(name)

@@ -10,9 +10,8 @@ import numpy as np
 from model import ModelError
 from model.layers import architecture
 
-#: The operators' version that MXNet 1.9.1 exports; every ONNX runtime since 2020 has it.
-OPSET = 13
-OUTPUTS = ("softmax", "logits", "features")
+#: The operators' version that MXNet 1.9.1 exports, and the file format's that came with it, of 2020.
+OPSET, IR_VERSION = 13, 7
 # Not in the exported graph: casts, as it is in float32 throughout, what does nothing in inference,
 # and the slices that reverse an image before and behind max-pooling, which MXNet can't export and
 # ONNX, which has 'same' pooling, does not need.
@@ -21,7 +20,8 @@ _LEFT_OUT = ("Cast", "Dropout", "slice")
 
 def export(network, output: str, image_shape: tuple) -> bytes:
     """Return the ONNX file of `network` (model.network.Network): input ``data`` (N, 3, H, W),
-    float32, pixels as its preprocessing leaves them; output named `output`, one of `OUTPUTS`.
+    float32, pixels as its preprocessing leaves them; output named `output`: ``softmax``,
+    ``logits`` or ``features``.
 
     The preprocessing and the class names are in its metadata, as JSON.
     Raises ModelError where the network has no such output or onnx is not installed.
@@ -45,7 +45,8 @@ def export(network, output: str, image_shape: tuple) -> bytes:
             dynamic_input_shapes=[("N", *image_shape)],
         )
         model = onnx.load(exported)
-    # It is stamped with the latest version that the onnx package knows.
+    # It is stamped with the latest versions that the onnx package knows.
+    model.ir_version = IR_VERSION
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
     graph = model.graph
