@@ -173,6 +173,23 @@ def test_every_layout_of_keras_gives_the_same_checkpoint(keras_files, from_keras
             np.testing.assert_array_equal(found[entry], array, err_msg=f"{name}: {entry}")
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("convolution2d_{}", "batchnormalization_{}", 1), ("conv2d_{}", "batch_normalization_{}", 8)],
+)
+def test_shortcuts_of_any_numbers(keras_files, from_keras, tmp_path, names):
+    """As Keras 1 named them, and as Keras does for the third model of a session: 8, 9, 10, 11."""
+    path = shutil.copy(keras_files / "legacy.h5", tmp_path)
+    *names, first = names
+    with h5py.File(path, "r+") as file:
+        for old, new in zip(("conv2d", "batch_normalization"), names):
+            for i in range(4):
+                file.move(f"{old}_{i}" if i else old, new.format(first + i))
+    assert main(["keras", str(path), str(tmp_path / "x")]) == 0
+    found = entries(tmp_path / "x")
+    assert all(np.array_equal(found[entry], a) for entry, a in entries(from_keras).items())
+
+
 @pytest.mark.parametrize("top", [True, False])
 def test_back_to_keras(tf, keras_model, keras_files, from_keras, top, tmp_path):
     """With the top, and the notop file that Keras publishes too."""
