@@ -8,13 +8,17 @@ shows the colours that hide under transparent pixels, and knows no GIF.
 
 import io
 import threading
+import warnings
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# PIL's own limit is a warning and then another limit; the limits here are below.
+# PIL warns of broken EXIF data, which is of no matter or an error here.
+warnings.filterwarnings("ignore", module="PIL")
+# Its own limit is a warning and then another limit; the limits here are below.
 Image.MAX_IMAGE_PIXELS = None
 
 #: A larger image (0.8 GB in memory) is not decoded.
@@ -52,12 +56,7 @@ def read(content: bytes, strict: bool = True) -> np.ndarray:
     """
     if not strict:
         return _decode_with_opencv(content)
-    try:
-        image = Image.open(io.BytesIO(content), formats=_FORMATS)
-    except UnidentifiedImageError:
-        raise ImageError("not an image" if content else "an empty file") from None
-    except Exception as error:  # a damaged header, in any of PIL's readers
-        raise ImageError(f"damaged: {error}") from None
+    image = _open(content)
     width, height = image.size
     _check_size(width, height)
     if width * height <= _LARGE:
@@ -76,14 +75,31 @@ def _read(content, image):
     transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     if not transparent and image.format not in ("GIF", "WEBP"):
         return _decode_with_opencv(content)
-    try:
+    with _errors_of_pil():
         image = ImageOps.exif_transpose(image)
         if transparent:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return np.asarray(image.convert("RGB"))[:, :, ::-1]
-    except Exception as error:  # truncated or damaged, in any of PIL's readers
-        raise ImageError(f"damaged: {error}") from None
+
+
+def _open(content):
+    """Return PIL's image, whose pixels are not yet decoded."""
+    if not content:
+        raise ImageError("an empty file")
+    with _errors_of_pil():
+        return Image.open(io.BytesIO(content), formats=_FORMATS)
+
+
+@contextmanager
+def _errors_of_pil():
+    try:
+        yield
+    except UnidentifiedImageError:
+        raise ImageError("not an image") from None
+    except Exception as error:  # PIL's readers raise many kinds where a file is damaged
+        reason = str(error).replace("\n", " ")
+        raise ImageError(f"damaged: {reason or type(error).__name__}") from None
 
 
 def _check_size(width, height):
@@ -97,12 +113,19 @@ def _decode_jpeg(content):
         _check_size(width, height)
         return simplejpeg.decode_jpeg(content, "BGR")
     except ValueError as error:
-        if not any(harmless in str(error) for harmless in _HARMLESS):
-            raise ImageError(f"damaged: {error}") from None
+        reason = str(error)
+    if reason.startswith("tj"):
+        # Rare subsampling, which TurboJPEG does not do and libjpeg does. PIL finds what is cut off.
+        with _errors_of_pil():
+            _open(content).load()
+    elif not any(harmless in reason for harmless in _HARMLESS):
+        raise ImageError(f"damaged: {reason}")
     return _decode_with_opencv(content)
 
 
 def _decode_with_opencv(content):
+    if not content:
+        raise ImageError("an empty file")
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:

@@ -152,7 +152,13 @@ class EpochIter(mx.io.DataIter):
     def _read_from_the_start(self, seed):
         self._batches_read = 0
         with self._naming_the_place():
-            self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
+            try:
+                self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
+            except StopIteration:
+                raise DataError(
+                    f"{self._args['path_imgrec']}: no record begins in part {self._part} of "
+                    f"{self._args.get('num_parts', 1)}: too few records for so many workers"
+                ) from None
 
     def reset(self):
         self._open(self.epoch + 1)

@@ -196,7 +196,7 @@ def draw(shown: list, names, augmented_args: dict, prefix: Path) -> list:
         writer = mx.recordio.MXRecordIO(rec, "w")
         for found in shown:
             label, _, image = unpacked(found.record)
-            labels.append(f"{label} {names[label]}" if names else str(label))
+            labels.append(f"{label} {names[label]}" if label < len(names or ()) else str(label))
             samples.append(read(image, strict=False)[:, :, ::-1])
             writer.write(found.record)
         writer.close()

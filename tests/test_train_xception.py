@@ -118,6 +118,9 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
         ("--num-classes=5", "label 9"),
         ("--data-val=run.sh", "run.sh is missing"),
         (f"--data-val={ROOT / 'run.sh'}", "not a .rec file"),
+        ("--data-train=s3://bucket/train.rec", "built without S3, HDFS and HTTP"),
+        ("--data-val=hdfs://host/val.rec", "built without S3, HDFS and HTTP"),
+        ("--data-val=TRAIN", "what was trained on"),
         ("--cpus=3 --batch-size=8", "can't be divided over 3 devices"),
         ("--batch-size=97", "more than the 96 training images"),
         ("--retrain", "no checkpoint"),
@@ -125,7 +128,7 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
     ],
 )
 def test_what_cannot_be_trained_is_one_line(run, records, arguments, says):
-    arguments = arguments.split()
+    arguments = arguments.replace("TRAIN", str(records.train)).split()
     gpus = [a for a in records.arguments if "--cpus" not in arguments[0] or a != "--gpus="]
     process = run(*gpus, *arguments)
     assert process.returncode == 2
@@ -462,6 +465,63 @@ def test_a_damaged_checkpoint_is_passed_over(run, records, through, tmp_path):
     process = run(*given)
     assert "passed over x-0004.params: damaged" in process.stdout
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
+
+
+# Records that can't be read
+
+
+@pytest.fixture(scope="module")
+def fat(records, tmp_path_factory):
+    """The training records in 48 MB, which MXNet reads in two pieces, the second from about record
+    64 on; with a folder of the same in which the image of record 90 is no image."""
+    folder = tmp_path_factory.mktemp("fat")
+    source = mx.recordio.MXRecordIO(str(records.train), "r")
+    for name in ("good", "bad"):
+        (folder / name).mkdir()
+        source.reset()
+        target = mx.recordio.MXRecordIO(str(folder / name / "train.rec"), "w")
+        for number in range(96):
+            header, image = mx.recordio.unpack(source.read())
+            image = b"no image" if name == "bad" and number == 90 else image
+            target.write(mx.recordio.pack(header._replace(id2=0), image + bytes(500_000)))
+        target.close()
+        shutil.copy(records.val, folder / name)
+    return folder
+
+
+def test_a_bad_record_is_named_and_the_run_goes_on_from_there_exactly(run, records, fat, tmp_path):
+    given = [*arguments(records), "--num-epochs=2", "--model-prefix=x", "--log-file=x.log"]
+    assert run(*given, f"--data-dir={fat / 'good'}", "--model-prefix=y").returncode == 0
+    process = run(*given, f"--data-dir={fat / 'bad'}")
+    assert process.returncode == 1
+    offset = 90 * ((fat / "bad" / "train.rec").stat().st_size // 96)
+    assert process.stderr.count("\n") == 1
+    place = re.search(r"record 90 at byte (\d+): no image that OpenCV can decode", process.stderr)
+    assert abs(int(place[1]) - offset) < 100_000
+    assert "--skip-bad-records" in process.stderr
+    (saved,) = tmp_path.glob("x-0000-*.params")
+    batches = int(saved.stem.split("-")[-1])
+    assert f"stopped at epoch 0, batch {batches}; the same command with --retrain" in process.stdout
+    assert 1 <= batches < 12
+    # With the record repaired it ends in the bits of a run that met none.
+    assert run(*given, f"--data-dir={fat / 'good'}", "--retrain").returncode == 0
+    assert digest(tmp_path, "x", 2) == digest(tmp_path, "y", 2)
+    assert figures(tmp_path / "x.log") == figures(tmp_path / "log" / "y.log")
+
+
+def test_bad_records_are_left_out_if_wished(run, records, fat, tmp_path):
+    """And an interrupted run goes on exactly, with the same records."""
+    shutil.copytree(fat / "bad", tmp_path / "bad")
+    given = [*arguments(records), f"--data-dir={tmp_path / 'bad'}", "--num-epochs=2"]
+    given += ["--skip-bad-records", "--log-file=x.log"]
+    whole = run(*given, "--model-prefix=x")
+    assert whole.returncode == 0, whole.stderr
+    assert "train.rec: 1 bad records left out, the first record 90 at byte" in whole.stdout
+    assert "95 images of 10 classes, 12 batches an epoch" in whole.stdout
+    assert run(*given, "--model-prefix=y", "--num-epochs=1").returncode == 0
+    again = run(*given, "--model-prefix=y", "--retrain")
+    assert "1 bad records left out" in again.stdout
+    assert digest(tmp_path, "x", 2) == digest(tmp_path, "y", 2)
 
 
 def test_divergence_stops_before_it_is_saved(run, records, tmp_path):
