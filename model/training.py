@@ -91,7 +91,7 @@ class Trainer:
         self.housekeeping = housekeeping
         self.module = ResumableModule(symbol, contexts, dtype, memonger)
         self.metric = _ResumableMetric(new_metric(num_classes).metrics)
-        self.validation_metric = new_metric(num_classes)
+        self.num_classes = num_classes
         self.speedometer = mx.callback.Speedometer(batch_size, housekeeping.frequent)
         self.best = None
         self.stop_signal = None
@@ -236,9 +236,10 @@ class Trainer:
         scorer = bind_for_inference(
             self.symbol, arg_params, aux_params, images.provide_data[0].shape, self.contexts
         )
-        values = evaluate(scorer, images, self.validation_metric, lambda: self.stop_signal)
-        if values is None:
+        scores = evaluate(scorer, images, self.num_classes, lambda: self.stop_signal)
+        if scores is None:
             return False
+        values = scores.values()
         for name, value in values:
             self.log.info("Epoch[%d] Validation-%s=%f", place.epoch - 1, name, value)
         if saved and self.checkpoints:
