@@ -544,7 +544,7 @@ def find_generation(args, checkpoints, say):
 SETTINGS = (
     "data_type", "data_train", "data_val", "image_shape", "aug_level", "rgb_mean", "rgb_std",
     "filters", "dropout", "bn_mom", "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
-    "kv_store",
+    "kv_store", "skip_bad_records",
 )  # fmt: skip
 
 

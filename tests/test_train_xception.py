@@ -509,6 +509,43 @@ def test_a_bad_record_is_named_and_the_run_goes_on_from_there_exactly(run, recor
     assert figures(tmp_path / "x.log") == figures(tmp_path / "log" / "y.log")
 
 
+def test_a_record_that_goes_bad_between_two_epochs(records, through, tmp_path):
+    """Nothing of the second epoch can be read: the checkpoint is the first's, though not due."""
+    training = tmp_path / "train.rec"
+    shutil.copy(records.train, training)
+    given = command(
+        *arguments(records), f"--data-train={training}", "--model-prefix=x", "--log-file=x.log",
+        "--checkpoint-epochs=9",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        given, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if "Epoch[0] Batch [0-5]" in line:
+            # MXNet has read all of this small file.
+            content = bytearray(training.read_bytes())
+            start = content.index(b"\x89PNG", len(content) // 2)
+            content[start : start + 4] = b"GONE"
+            training.write_bytes(content)
+            break
+    rest, error = process.communicate()
+    assert process.returncode == 1 and error.count("\n") == 1
+    number = mx.recordio.unpack(bytes(content[start - 24 : start]))[0].id
+    assert f"record {number} at byte {start - 32}: no image" in error
+    assert "stopped at epoch 1;" in rest
+    assert [path.name for path in tmp_path.glob("x-0*.params")] == ["x-0001.params"]
+    shutil.copy(records.train, training)
+    assert subprocess.run([*given, "--retrain"], cwd=tmp_path).returncode == 0
+    assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
+
+
+def test_a_bad_validation_record_costs_no_epoch(run, records, fat, tmp_path):
+    given = [*arguments(records), "--model-prefix=x", "--checkpoint-epochs=4"]
+    process = run(*given, f"--data-val={fat / 'bad' / 'train.rec'}")
+    assert process.returncode == 1 and "record 90 at byte" in process.stderr
+    assert [path.name for path in tmp_path.glob("x-0*.params")] == ["x-0001.params"]
+
+
 def test_bad_records_are_left_out_if_wished(run, records, fat, tmp_path):
     """And an interrupted run goes on exactly, with the same records."""
     shutil.copytree(fat / "bad", tmp_path / "bad")
