@@ -28,12 +28,11 @@ from functools import partial
 from pathlib import Path
 
 import cv2
-import mxnet as mx
 from tqdm import tqdm
 
 from data import DataError, OneLineParser, images, whole
 from data.images import ImageError
-from data.recordfile import packed
+from data.recordfile import packed, writing
 
 #: Images between two places that an interrupted run goes on from.
 CHUNK = 1000
@@ -75,10 +74,9 @@ def write_records(rec, items, total: int):
         return
     rec.parent.mkdir(parents=True, exist_ok=True)
     part, part_idx = _part(rec), _part(rec.with_suffix(".idx"))
-    writer = mx.recordio.MXIndexedRecordIO(str(part_idx), str(part), "w")
-    for i, (label, image) in enumerate(tqdm(items, total=total, desc=rec.name, unit="image")):
-        writer.write_idx(i, packed(label, i, image))
-    writer.close()
+    with writing(part, part_idx) as writer:
+        for i, (label, image) in enumerate(tqdm(items, total=total, desc=rec.name, unit="image")):
+            writer.write_idx(i, packed(label, i, image))
     _finish(rec)
     print(f"{rec}: {total} images")
 
@@ -142,18 +140,17 @@ def pack_files(
             numbers = range(state["done"], min(state["done"] + chunk, len(items)))
             results = pool.map(encode, (items[i][2] for i in numbers))
             with tempfile.TemporaryDirectory(dir=rec.parent, prefix=f".{rec.name}-") as folder:
-                packed_chunk, index = Path(folder, "chunk.rec"), Path(folder, "chunk.idx")
-                writer = mx.recordio.MXIndexedRecordIO(str(index), str(packed_chunk), "w")
-                for i, result in zip(numbers, results):
-                    label, name, _ = items[i]
-                    if isinstance(result, ImageError):
-                        state["skipped"].append([name, str(result)])
-                        bar.write(f"{rec.name}: left out: {name}: {result}")
-                    else:
-                        idx_file.write(b"%d\t%d\n" % (i, state["rec"] + writer.tell()))
-                        writer.write_idx(i, packed(label, i, result))
-                    bar.update()
-                writer.close()
+                packed_chunk = Path(folder, "chunk.rec")
+                with writing(packed_chunk, packed_chunk.with_suffix(".idx")) as writer:
+                    for i, result in zip(numbers, results):
+                        label, name, _ = items[i]
+                        if isinstance(result, ImageError):
+                            state["skipped"].append([name, str(result)])
+                            bar.write(f"{rec.name}: left out: {name}: {result}")
+                        else:
+                            idx_file.write(b"%d\t%d\n" % (i, state["rec"] + writer.tell()))
+                            writer.write_idx(i, packed(label, i, result))
+                        bar.update()
                 with open(packed_chunk, "rb") as source:
                     shutil.copyfileobj(source, rec_file, 1 << 24)
             for file in (rec_file, idx_file):

@@ -17,8 +17,8 @@ import struct
 import warnings
 import zlib
 from array import array
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Iterator, Optional
 
@@ -42,6 +42,18 @@ def packed(label: int, number: int, image: bytes) -> bytes:
     record = mx.recordio.pack(mx.recordio.IRHeader(0, float(label), number, 0), image)
     header = mx.recordio.IRHeader(0, float(label), number, _CHECKSUM_MARK << 32 | _crc(record))
     return mx.recordio.pack(header, image)
+
+
+@contextmanager
+def writing(rec, index):
+    """Give MXNet's writer of the record file `rec` and its index. Raises DataError where they can't
+    be written."""
+    try:
+        writer = mx.recordio.MXIndexedRecordIO(str(index), str(rec), "w")
+        yield writer
+        writer.close()
+    except mx.base.MXNetError:
+        raise DataError(f"{rec}: can't be written: is the disk full?") from None
 
 
 def _crc(record) -> int:
@@ -217,18 +229,19 @@ def scan(path) -> Records:
         with open(path, "rb", buffering=0) as file:
             fd = file.fileno()
             size = os.fstat(fd).st_size
-            hints = [] if index is None else index[:, 1].clip(0, size).tolist()
-            hints = iter(hints[_AHEAD:])
+            hints = [] if index is None else index[_AHEAD:, 1].clip(0, size).tolist()
+            hints.reverse()
             position = 0
             while position < size:
-                for hint in islice(hints, 1):
-                    os.posix_fadvise(fd, hint, _HEAD.size, os.POSIX_FADV_WILLNEED)
-                # Short of the last label, in the file's last bytes.
+                if hints:
+                    os.posix_fadvise(fd, hints.pop(), _HEAD.size, os.POSIX_FADV_WILLNEED)
                 head = os.pread(fd, _HEAD.size, position)
-                magic, word, flag, label, array_label = _HEAD.unpack(head.ljust(_HEAD.size, b"\0"))
+                if len(head) < _HEAD.size:  # the file's last bytes
+                    head = head.ljust(_HEAD.size, b"\0")
+                magic, word, flag, label, array_label = _HEAD.unpack(head)
                 if magic != MAGIC:
                     raise DataError(f"{path}: no record at byte {position}: not a .rec file?")
-                if word >> 29 in (_WHOLE, _FIRST):
+                if word >> 29 <= _FIRST:
                     if flag > 1:
                         raise DataError(
                             f"{path}: the record at byte {position} has {flag} labels, not one"

@@ -14,6 +14,8 @@ from data.recordfile import Records, problem_of, scan, unpacked, walk
 
 #: Records that `check_sample` decodes.
 _SAMPLE = 16
+# More bytes than ImageRecordIter reads at a time (32 MB, as measured).
+_READ_AHEAD = 1 << 26
 
 
 def require(path, prepare: str):
@@ -208,9 +210,8 @@ class EpochIter(mx.io.DataIter):
 def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optional[str]:
     """Return which record of a part ImageRecordIter can't decode, and why; None for none.
 
-    It reads a part in the order of the file, several megabytes at a time, and shuffles within
-    these: what it failed on is most likely the first bad one behind the `delivered` images that
-    it gave before.
+    It reads a part in the order of the file, megabytes at a time, and shuffles within these: what
+    it failed on is most likely the first bad one from somewhat before the `delivered` images on.
     """
     offsets = scan(path).offsets
     # dmlc-core's InputSplitBase::ResetPartition: equal numbers of bytes, each part from the first
@@ -218,7 +219,9 @@ def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optiona
     share = -(-os.path.getsize(path) // num_parts)
     share += -share % 4
     numbers = np.flatnonzero((offsets >= share * part) & (offsets < share * (part + 1)))
-    for number in np.roll(numbers, -delivered).tolist():
+    reached = offsets[numbers[min(delivered, len(numbers) - 1)]] if len(numbers) else 0
+    first = np.searchsorted(offsets[numbers], reached - _READ_AHEAD)
+    for number in np.roll(numbers, -first).tolist():
         found = next(walk(path, number, int(offsets[number])))
         try:
             read(unpacked(found.record)[2], strict=False)

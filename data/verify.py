@@ -32,7 +32,7 @@ from data import DataError, OneLineParser, whole
 from data.datasets import DATASETS
 from data.images import read
 from data.pack import usable_cores
-from data.recordfile import has_checksum, problem_of, read_index, unpacked, walk
+from data.recordfile import has_checksum, problem_of, read_index, unpacked, walk, writing
 from data.records import EpochIter, class_names, training_args
 
 # Bytes that one task of a thread checks: small records in groups.
@@ -143,9 +143,8 @@ def _copying(target: Path):
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         part = Path(folder, target.name)
-        writer = mx.recordio.MXIndexedRecordIO(str(part.with_suffix(".idx")), str(part), "w")
-        yield lambda record: writer.write_idx(unpacked(record)[1], record)
-        writer.close()
+        with writing(part, part.with_suffix(".idx")) as writer:
+            yield lambda record: writer.write_idx(unpacked(record)[1], record)
         for ending in (".idx", ".rec"):
             os.replace(part.with_suffix(ending), target.with_suffix(ending))
 

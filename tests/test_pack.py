@@ -19,7 +19,7 @@ from PIL import Image
 
 from data import DataError, pack, recordfile, records
 from data.images import ImageError, check, read
-from tests.conftest import ROOT
+from tests.conftest import ROOT, mounted_tmpfs
 from tests.test_data import files_in, read_all
 
 # 60 wide, 40 high, a colour in each corner (red, green, blue, yellow from the upper left on), so
@@ -247,6 +247,24 @@ def test_killed_and_repeated_gives_the_same_bytes(folder, tmp_path):
     # Once more: nothing is done, and the same is said to be left out.
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "3 files left out" in again.stdout and again.stdout.count("already there") == 2
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(folder, tmp_path, capsys):
+    small = tmp_path / "small"
+    small.mkdir()
+    if not mounted_tmpfs(small, "size=100k"):
+        pytest.skip("may not mount a file system here")
+    try:
+        arguments = [str(folder), str(small / "out"), "--resize=300", "--chunk=4"]
+        assert pack.main(arguments) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("data.pack: error: ") and str(small) in error
+        subprocess.run(["mount", "-o", "remount,size=30m", str(small)], check=True)
+        assert pack.main(arguments) == 0
+        assert pack.main([str(folder), str(tmp_path / "whole"), *arguments[2:]]) == 0
+        assert files_in(small / "out") == files_in(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from data.datasets import DATASETS
 from model import ndarray_file
 from model.checkpoint import Checkpoints, Place
 from model.devices import has_bfloat16
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, command, mounted_tmpfs
 
 # The documented command line
 
@@ -491,7 +491,8 @@ def fat(records, tmp_path_factory):
 
 def test_a_bad_record_is_named_and_the_run_goes_on_from_there_exactly(run, records, fat, tmp_path):
     given = [*arguments(records), "--num-epochs=2", "--model-prefix=x", "--log-file=x.log"]
-    assert run(*given, f"--data-dir={fat / 'good'}", "--model-prefix=y").returncode == 0
+    whole = [*given, f"--data-dir={fat / 'good'}", "--model-prefix=y", "--log-file=y.log"]
+    assert run(*whole).returncode == 0
     process = run(*given, f"--data-dir={fat / 'bad'}")
     assert process.returncode == 1
     offset = 90 * ((fat / "bad" / "train.rec").stat().st_size // 96)
@@ -506,11 +507,11 @@ def test_a_bad_record_is_named_and_the_run_goes_on_from_there_exactly(run, recor
     # With the record repaired it ends in the bits of a run that met none.
     assert run(*given, f"--data-dir={fat / 'good'}", "--retrain").returncode == 0
     assert digest(tmp_path, "x", 2) == digest(tmp_path, "y", 2)
-    assert figures(tmp_path / "x.log") == figures(tmp_path / "log" / "y.log")
+    assert figures(tmp_path / "x.log") == figures(tmp_path / "y.log")
 
 
 def test_a_record_that_goes_bad_between_two_epochs(records, through, tmp_path):
-    """Nothing of the second epoch can be read: the checkpoint is the first's, though not due."""
+    """None of the second epoch's can be read: the checkpoint is the first's, though not due."""
     training = tmp_path / "train.rec"
     shutil.copy(records.train, training)
     given = command(
@@ -523,15 +524,11 @@ def test_a_record_that_goes_bad_between_two_epochs(records, through, tmp_path):
     for line in process.stdout:
         if "Epoch[0] Batch [0-5]" in line:
             # MXNet has read all of this small file.
-            content = bytearray(training.read_bytes())
-            start = content.index(b"\x89PNG", len(content) // 2)
-            content[start : start + 4] = b"GONE"
-            training.write_bytes(content)
+            training.write_bytes(training.read_bytes().replace(b"\x89PNG", b"GONE"))
             break
     rest, error = process.communicate()
     assert process.returncode == 1 and error.count("\n") == 1
-    number = mx.recordio.unpack(bytes(content[start - 24 : start]))[0].id
-    assert f"record {number} at byte {start - 32}: no image" in error
+    assert "epoch 1, batch 1: a record can't be read: record 0 at byte 0: " in error
     assert "stopped at epoch 1;" in rest
     assert [path.name for path in tmp_path.glob("x-0*.params")] == ["x-0001.params"]
     shutil.copy(records.train, training)
@@ -611,13 +608,6 @@ def test_housekeeping(run, records, tmp_path):
     kept = sorted(path.name for path in tmp_path.glob("x-0*.params"))
     best = os.readlink(tmp_path / "x-best.params")
     assert kept == sorted({"x-0006.params", best})
-
-
-def mounted_tmpfs(folder, options):
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True
-    )
-    return done.returncode == 0
 
 
 def test_a_read_only_folder_is_refused(records, tmp_path):
