@@ -14,8 +14,8 @@ from data.recordfile import Records, problem_of, scan, unpacked, walk
 
 #: Records that `check_sample` decodes.
 _SAMPLE = 16
-# More bytes than ImageRecordIter reads at a time (32 MB, as measured).
-_READ_AHEAD = 1 << 26
+# ImageRecordIter reads 32 MB at a time (as measured), and some of these ahead.
+_NEAR = 1 << 27
 
 
 def require(path, prepare: str):
@@ -199,11 +199,12 @@ class EpochIter(mx.io.DataIter):
                 self._part,
                 self._batches_read * self._args["batch_size"],
             )
+            what = f"{path}: epoch {self.epoch}, batch {self.number + 1}: a record can't be read: "
+            if not found:
+                raise DataError(f"{what}{str(reason).strip()}") from None
             raise DataError(
-                f"{path}: epoch {self.epoch}, batch {self.number + 1}: a record can't be read: "
-                + (found or f"all of them can be now: {str(reason).strip()}")
-                + ": python -m data.verify lists all that is wrong, --skip-bad-records trains "
-                "without"
+                f"{what}{found}: python -m data.verify lists all that is wrong, "
+                "--skip-bad-records trains without"
             ) from None
 
 
@@ -211,7 +212,7 @@ def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optiona
     """Return which record of a part ImageRecordIter can't decode, and why; None for none.
 
     It reads a part in the order of the file, megabytes at a time, and shuffles within these: what
-    it failed on is most likely the first bad one from somewhat before the `delivered` images on.
+    it failed on is not far from the `delivered` images that it gave before.
     """
     offsets = scan(path).offsets
     # dmlc-core's InputSplitBase::ResetPartition: equal numbers of bytes, each part from the first
@@ -219,9 +220,8 @@ def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optiona
     share = -(-os.path.getsize(path) // num_parts)
     share += -share % 4
     numbers = np.flatnonzero((offsets >= share * part) & (offsets < share * (part + 1)))
-    reached = offsets[numbers[min(delivered, len(numbers) - 1)]] if len(numbers) else 0
-    first = np.searchsorted(offsets[numbers], reached - _READ_AHEAD)
-    for number in np.roll(numbers, -first).tolist():
+    reached = offsets[numbers[min(delivered, len(numbers) - 1)]]
+    for number in numbers[np.abs(offsets[numbers] - reached) <= _NEAR].tolist():
         found = next(walk(path, number, int(offsets[number])))
         try:
             read(unpacked(found.record)[2], strict=False)

@@ -211,6 +211,15 @@ def test_the_records_are_those_of_im2rec(tmp_path):
             assert (header.label, image) == theirs[number]
 
 
+def test_a_published_set_is_packed_as_everybody_has_it(tmp_path):
+    """Not `strict`: im2rec takes a JPEG that is cut off."""
+    items = [(0, "cut.jpg", lambda: JPEG[:900]), (1, "plain.jpg", lambda: JPEG)]
+    strict = pack.pack_files(tmp_path / "strict.rec", items, 32, 90, 1)
+    assert strict == [["cut.jpg", "damaged: Premature end of JPEG file"]]
+    assert pack.pack_files(tmp_path / "all.rec", items, 32, 90, 1, strict=False) == []
+    assert len(read_all(tmp_path / "all.rec")) == 2
+
+
 def raw_records(rec):
     reader = mx.recordio.MXRecordIO(str(rec), "r")
     return list(iter(reader.read, None))
