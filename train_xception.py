@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from data import DataError
+from data import DataError, OneLineParser, whole
 from data.datasets import DATASETS
 from log import LogError
 from log.lines import open_log
@@ -33,10 +33,6 @@ KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_as
 
 def parse_arguments(argv) -> argparse.Namespace:
     """Return the arguments, those of the data set filled in where they were not given."""
-
-    class OneLineParser(argparse.ArgumentParser):
-        def error(self, message):
-            self.exit(2, f"{self.prog}: error: {message}\n")
 
     class Defaults(argparse.ArgumentDefaultsHelpFormatter):
         def _get_help_string(self, action):
@@ -147,6 +143,12 @@ def parse_arguments(argv) -> argparse.Namespace:
     )
     group.add_argument(
         "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads"
+    )
+    group.add_argument(
+        "--skip-bad-records",
+        action="store_true",
+        help="check every record first, and train and validate without those that are damaged; "
+        "what was found is kept beside the records",
     )
     group.add_argument("--list-dir", default="./", help="not used, and was not in 2017")
 
@@ -323,15 +325,6 @@ def parse_arguments(argv) -> argparse.Namespace:
     return args
 
 
-def whole(least):
-    def parse(text):
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, not {text!r}")
-        return int(text)
-
-    return parse
-
-
 def positive(text):
     try:
         value = float(text)
@@ -466,8 +459,8 @@ def choose_dtype(args, contexts, symbol, generation, say) -> str:
     return fastest
 
 
-def look_at_records(args, say) -> tuple:
-    """Return (training images, validation images, classes), counted. Every label is checked."""
+def choose_records(args, say) -> list:
+    """Return the training and, if there is one, the validation file, to be read in this run."""
     from data import records
 
     paths = [path for path in (args.data_train, args.data_val) if path]
@@ -476,6 +469,20 @@ def look_at_records(args, say) -> tuple:
     for path in paths:
         known = Path(path).name in of_the_data_set
         records.require(path, data.prepare if known else None)
+    if args.skip_bad_records:
+        from data.verify import without_bad_records
+
+        for i, path in enumerate(paths):
+            paths[i], bad = without_bad_records(path, args.data_nthreads)
+            if bad:
+                say(f"{path}: {len(bad)} bad records left out, the first {bad[0]}: {paths[i]}")
+    return paths
+
+
+def look_at_records(args, paths, say) -> tuple:
+    """Return (training images, validation images, classes), counted. Every label is checked."""
+    from data import records
+
     scanned = [records.scan(path) for path in paths]
     training = scanned[0]
     if args.num_examples not in (None, training.num_images):
@@ -483,11 +490,15 @@ def look_at_records(args, say) -> tuple:
             f"{training.path} holds {training.num_images} images, not {args.num_examples}: "
             "leave out --num-examples"
         )
-    num_classes = args.num_classes or int(training.max_label) + 1
+    highest = int(training.labels.max())
+    num_classes = args.num_classes or highest + 1
     for each in scanned:
         records.check_labels(each, num_classes)
-    if training.max_label + 1 < num_classes:
-        say(f"{training.path}: labels up to {training.max_label:g} only, of {num_classes} classes")
+        records.check_sample(each)
+    for validation in scanned[1:]:
+        records.check_pair(training, validation)
+    if highest + 1 < num_classes:
+        say(f"{training.path}: labels up to {highest} only, of {num_classes} classes")
     return training.num_images, sum(each.num_images for each in scanned[1:]), num_classes
 
 
@@ -505,12 +516,12 @@ def record_args(args, path, batch_size) -> dict:
     }
 
 
-def training_images(args, start, batches, workers=1, rank=0):
-    """Return the batches of this worker, from the place `start` on."""
+def training_images(args, path, start, batches, workers=1, rank=0):
+    """Return the batches of this worker from `path`, from the place `start` on."""
     from data.records import EpochIter, training_args
 
     augmentation = DATASETS[args.data_type].augmentation[args.aug_level]
-    arguments = training_args(record_args(args, args.data_train, args.batch_size), augmentation)
+    arguments = training_args(record_args(args, path, args.batch_size), augmentation)
     shard = {"num_parts": workers, "part_index": rank}
     return EpochIter({**arguments, **shard}, args.seed, start.epoch, start.batch, batches)
 
@@ -625,7 +636,7 @@ SETTINGS = (
     "data_type", "data_train", "data_val", "image_shape", "aug_level", "rgb_mean", "rgb_std",
     "filters", "padding", "dropout", "bn_mom", "bn_eps", "pretrained", "freeze", "head_lr_mult",
     "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
-    "kv_store",
+    "kv_store", "skip_bad_records",
 )  # fmt: skip
 
 
@@ -713,7 +724,8 @@ def prepare(args) -> tuple:
         say("--list-dir is not used, and was not in 2017")
 
     contexts = choose_devices(args, say)
-    num_examples, num_val, num_classes = look_at_records(args, say)
+    paths = choose_records(args, say)
+    num_examples, num_val, num_classes = look_at_records(args, paths, say)
     kvstore, rank, workers = create_kvstore(args, say)
     if num_examples < args.batch_size * workers:
         raise DataError(
@@ -754,13 +766,13 @@ def prepare(args) -> tuple:
     )
     start, lr, since = where_to_go_on(args, generation, settings, batches, say)
 
-    images = training_images(args, start, batches, workers, rank)
+    images = training_images(args, paths[0], start, batches, workers, rank)
     validation = None
     if args.data_val and rank == 0:
         # ImageRecordIter can't fill a batch of more than twice its records.
         fitting = math.ceil(num_val / len(contexts)) * len(contexts)
         batch_size = min(args.batch_size, fitting)
-        validation = EpochIter(record_args(args, args.data_val, batch_size))
+        validation = EpochIter(record_args(args, paths[1], batch_size))
 
     trainer = Trainer(
         symbol=symbol,
@@ -813,17 +825,18 @@ def benchmark(args):
     _, before = starting_point(args, None)
     shape = "x".join(map(str, (args.batch_size, *args.image_shape)))
     if args.benchmark == "input":
-        num_images, _, _ = look_at_records(args, print)
+        paths = choose_records(args, print)
+        num_images, _, _ = look_at_records(args, paths, print)
         an_epoch = math.ceil(num_images / args.batch_size)
         began = time.perf_counter()
-        images = training_images(args, Place(0), an_epoch)
+        images = training_images(args, paths[0], Place(0), an_epoch)
         for number in range(args.benchmark_batches):
             if number and number % an_epoch == 0:
                 images.reset()
             images.next().data[0].wait_to_read()
         # Decoding goes ahead of what is asked for: only the whole time tells.
         seconds = (time.perf_counter() - began) / args.benchmark_batches
-        what = f"input, {args.data_train}, {args.data_nthreads} threads, {shape}"
+        what = f"input, {paths[0]}, {args.data_nthreads} threads, {shape}"
     else:
         warm_up = 3
         contexts = choose_devices(args, print)

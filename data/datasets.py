@@ -79,7 +79,7 @@ DATASETS = {
         lr_steps=(20, 40, 60, 80, 90, 110),
         train_records=_each_level("train.rec"),
         val_records="val.rec",
-        prepare="MXNet's im2rec, as in README.md, 'Train on your own images'",
+        prepare="python -m data.pack IMAGES DIR, and --data-dir DIR",
         augmentation=_IMAGENET_LEVELS,
     ),
 }

@@ -1,10 +1,7 @@
 """What is in a record file, and batches from it."""
 
 import os
-import struct
-from array import array
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -13,83 +10,85 @@ import mxnet as mx
 import numpy as np
 
 from data import DataError
+from data.images import ImageError, read
+from data.recordfile import Records, problem_of, scan, unpacked, walk
 
-# The framing of dmlc-core's recordio.h: a magic word, then a word whose upper 3 bits say which
-# part of a split record follows (0 whole, 1 first, 2 middle, 3 last) and whose lower 29 bits say
-# how long it is, then the data, padded to 4 bytes. It begins with the IRHeader of mx.recordio:
-# flag, label and two 8-byte numbers; where the flag is not 0, that many labels follow it instead.
-_MAGIC = 0xCED7230A
-_FRAME = struct.Struct("<II")
-_FLAG_AND_LABEL = struct.Struct("<If")
-_FIRST_LABEL = struct.Struct("<16xf")
-
-
-@dataclass(frozen=True)
-class Records:
-    """A scanned record file: how many images, and the smallest and largest label."""
-
-    path: str
-    num_images: int
-    min_label: float
-    max_label: float
-
-
-def scan(path) -> Records:
-    """Count the images of a .rec file and read all of their labels, without decoding an image.
-
-    Reads 36 bytes of each record. Raises DataError where the file is missing, empty or damaged, or
-    where a record has several labels or one that is not a whole number.
-    """
-    labels = array("f")
-    try:
-        size = os.path.getsize(path)
-        with open(path, "rb", buffering=0) as file:
-            position = 0
-            while position < size:
-                head = os.pread(file.fileno(), 36, position)
-                magic, part_and_length = _FRAME.unpack_from(head)
-                part, length = part_and_length >> 29, part_and_length & ((1 << 29) - 1)
-                if magic != _MAGIC:
-                    raise DataError(f"{path}: no record at byte {position}: not a .rec file?")
-                if part in (0, 1):
-                    flag, label = _FLAG_AND_LABEL.unpack_from(head, 8)
-                    if flag == 1:
-                        (label,) = _FIRST_LABEL.unpack_from(head, 16)
-                    if flag > 1:
-                        raise DataError(
-                            f"{path}: the record at byte {position} has {flag} labels, not one"
-                        )
-                    if not label.is_integer():
-                        raise DataError(
-                            f"{path}: the record at byte {position} has the label {label:g}, "
-                            "not a whole number"
-                        )
-                    labels.append(label)
-                position += 8 + (length + 3) // 4 * 4
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except struct.error:
-        raise DataError(f"{path}: cut off in the record at byte {position}") from None
-    if position > size:
-        raise DataError(f"{path}: cut off: its last record ends at byte {position} of {size}")
-    if not labels:
-        raise DataError(f"{path}: no records in it")
-    return Records(str(path), len(labels), min(labels), max(labels))
+#: Records that `check_sample` decodes.
+_SAMPLE = 16
+# ImageRecordIter reads 32 MB at a time (as measured), and some of these ahead.
+_NEAR = 1 << 27
 
 
 def require(path, prepare: str):
     """Raise DataError where the record file is missing, with the way to make it, if known."""
+    if "://" in str(path):
+        raise DataError(
+            f"{path}: MXNet's wheels are built without S3, HDFS and HTTP: copy the file to a disk, "
+            "or mount where it is"
+        )
     if not Path(path).exists():
         raise DataError(f"{path} is missing" + (f"; make it with: {prepare}" if prepare else ""))
 
 
 def check_labels(records: Records, num_classes: int):
     """Raise DataError where a label is outside [0, num_classes): MXNet would train on it."""
-    for label in (records.min_label, records.max_label):
-        if not 0 <= label < num_classes or label != int(label):
+    wrong = np.flatnonzero((records.labels < 0) | (records.labels >= num_classes))
+    if len(wrong):
+        raise DataError(
+            f"{records.path}: record {wrong[0]}: label {records.labels[wrong[0]]:g} is not a whole "
+            f"number from 0 to {num_classes - 1}"
+            + (f", and so are those of {len(wrong) - 1} others" if len(wrong) > 1 else "")
+        )
+
+
+def check_sample(records: Records):
+    """Raise DataError where one of a few records, over all of the file, is no whole image."""
+    chosen = np.linspace(0, records.num_images - 1, _SAMPLE).astype(int)
+    for number in sorted(set(chosen.tolist())):
+        found = next(walk(records.path, number, int(records.offsets[number])))
+        problem = found.problem or problem_of(found.record)
+        if problem:
             raise DataError(
-                f"{records.path}: label {label:g} is not a whole number from 0 to {num_classes - 1}"
+                f"{records.path}: {found.place}: {problem}: python -m data.verify "
+                "lists all that is wrong, --skip-bad-records trains without"
             )
+
+
+def check_pair(training: Records, validation: Records):
+    """Raise DataError where the two files are the same, or not of the same classes."""
+    if _same_content(training.path, validation.path):
+        raise DataError(
+            f"{validation.path} is {training.path}: to validate on what was trained on shows "
+            "nothing; --data-val= for no validation"
+        )
+    known, names = class_names(training.path), class_names(validation.path)
+    if known and names and known != names:
+        raise DataError(
+            f"{validation.path}: its classes.txt is not that of {training.path}: "
+            "pack both from the same classes"
+        )
+    strangers = np.setdiff1d(validation.labels, training.labels)
+    if len(strangers):
+        raise DataError(
+            f"{validation.path} has images of {len(strangers)} classes, the first is "
+            f"{strangers[0]:g}, that {training.path} has none of: of another data set?"
+        )
+
+
+def _same_content(path, other, end=1 << 20) -> bool:
+    """True for one file under two names, and for copies (of files of equal size with the same
+    first and last megabyte)."""
+    if os.path.samefile(path, other):
+        return True
+    if os.path.getsize(path) != os.path.getsize(other):
+        return False
+    with open(path, "rb") as one, open(other, "rb") as two:
+        for start in (0, max(0, os.path.getsize(path) - end)):
+            one.seek(start)
+            two.seek(start)
+            if one.read(end) != two.read(end):
+                return False
+    return True
 
 
 class EpochIter(mx.io.DataIter):
@@ -115,7 +114,7 @@ class EpochIter(mx.io.DataIter):
         as each other, and `num_parts` does not give them that: a longer part is cut, a shorter one
         begins anew.
 
-    Raises DataError where ImageRecordIter can't read a batch.
+    Raises DataError where ImageRecordIter can't read a batch; it names the record.
     """
 
     def __init__(
@@ -142,8 +141,15 @@ class EpochIter(mx.io.DataIter):
         self._read_from_the_start(epoch_seed(self._seed, epoch, self._part))
 
     def _read_from_the_start(self, seed):
+        self._batches_read = 0
         with self._naming_the_place():
-            self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
+            try:
+                self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
+            except StopIteration:
+                raise DataError(
+                    f"{self._args['path_imgrec']}: no record begins in part {self._part} of "
+                    f"{self._args.get('num_parts', 1)}: too few records for so many workers"
+                ) from None
 
     def reset(self):
         self._open(self.epoch + 1)
@@ -165,18 +171,52 @@ class EpochIter(mx.io.DataIter):
 
     def _next_of_records(self):
         with self._naming_the_place():
-            return self._records.next()
+            batch = self._records.next()
+        self._batches_read += 1
+        return batch
 
     @contextmanager
     def _naming_the_place(self):
         try:
             yield
         except mx.base.MXNetError as error:
+            path = self._args["path_imgrec"]
             reason = next((line for line in str(error).splitlines() if "failed" in line), error)
+            found = first_bad_record(
+                path,
+                self._args.get("num_parts", 1),
+                self._part,
+                self._batches_read * self._args["batch_size"],
+            )
+            what = f"{path}: epoch {self.epoch}, batch {self.number + 1}: a record can't be read: "
+            if not found:
+                raise DataError(f"{what}{str(reason).strip()}") from None
             raise DataError(
-                f"{self._args['path_imgrec']}: epoch {self.epoch}, batch {self.number + 1}: a "
-                f"record can't be read: {str(reason).strip()}"
+                f"{what}{found}: python -m data.verify lists all that is wrong, "
+                "--skip-bad-records trains without"
             ) from None
+
+
+def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optional[str]:
+    """Return which record of a part ImageRecordIter can't decode, and why; None for none.
+
+    It reads a part in the order of the file, megabytes at a time, and shuffles within these: what
+    it failed on is not far from the `delivered` images that it gave before.
+    """
+    offsets = scan(path).offsets
+    # dmlc-core's InputSplitBase::ResetPartition: equal numbers of bytes, each part from the first
+    # record that begins in it.
+    share = -(-os.path.getsize(path) // num_parts)
+    share += -share % 4
+    numbers = np.flatnonzero((offsets >= share * part) & (offsets < share * (part + 1)))
+    reached = offsets[numbers[min(delivered, len(numbers) - 1)]]
+    for number in numbers[np.abs(offsets[numbers] - reached) <= _NEAR].tolist():
+        found = next(walk(path, number, int(offsets[number])))
+        try:
+            read(unpacked(found.record)[2], strict=False)
+        except (ImageError, ValueError) as error:
+            return f"{found.place}: {error}"
+    return None
 
 
 def epoch_seed(*numbers: int) -> int:
@@ -205,13 +245,14 @@ def class_names(rec) -> Optional[list]:
 
 
 def read_class_names(path) -> list:
-    """Return the lines of a UTF-8 file. Raises DataError."""
+    """Return the names in a file, one a line. Raises DataError where it is not UTF-8 text."""
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
+    return lines if lines[-1] else lines[:-1]
 
 
 def short_side(rec, sample: int = 16) -> Optional[int]:

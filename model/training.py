@@ -99,7 +99,7 @@ class Trainer:
             training_symbol(symbol, frozen, head_lr_mult), contexts, dtype, memonger, frozen
         )
         self.metric = _ResumableMetric(new_metric(num_classes).metrics)
-        self.validation_metric = new_metric(num_classes)
+        self.num_classes = num_classes
         self.speedometer = mx.callback.Speedometer(batch_size, housekeeping.frequent)
         self.best = None
         self.stop_signal = None
@@ -121,12 +121,15 @@ class Trainer:
         images : data.records.EpochIter, at `start`. validation : DataIter or None.
         generation : what to go on from. pretrained : (arg_params, aux_params) to begin with; what
         they don't have begins at random. overwrite : the first checkpoint replaces all that are
-        there. Raises Interrupted, and ModelError where the run can't go on.
+        there. Raises Interrupted, ModelError where the run can't go on, and what `images` or
+        `validation` raise; all of these but a divergence leave a checkpoint.
         """
+        self.images = _UpToAnError(images)
         self.validation = validation
         self.num_epochs = max(num_epochs, start.epoch)
         self.overwrite = overwrite
         self.last = generation.place if generation else start
+        self.epoch_done = Place(start.epoch, start.batch)
         arg_params, aux_params = pretrained
         if generation:
             arg_params, aux_params = ndarray_params(generation.params)
@@ -153,7 +156,7 @@ class Trainer:
                     raise self._interrupted(start)
             mx.random.seed(seed)
             self.module.fit(
-                images,
+                self.images,
                 eval_metric=self.metric,
                 kvstore=self.kvstore,
                 optimizer="nag",
@@ -173,6 +176,11 @@ class Trainer:
                 begin_epoch=start.epoch,
                 num_epoch=num_epochs,
             )
+        except StopIteration:
+            # Not one batch of an epoch could be read.
+            if self.last != self.epoch_done:
+                self._save(self.epoch_done)
+            raise self._unreadable(self.epoch_done) from None
         except mx.base.MXNetError as error:
             raise ModelError(f"MXNet: {mxnet_reason(error)}") from None
         finally:
@@ -198,6 +206,9 @@ class Trainer:
         self.speedometer(param._replace(nbatch=batch.number))
         if batch.number % self.housekeeping.frequent == 0:
             self._check_parameters(place)
+        if self.images.error:
+            self._save(place)
+            raise self._unreadable(place)
         if param.locals["end_of_batch"]:
             return  # the end of the epoch has a checkpoint of its own
         every = self.housekeeping.checkpoint_batches
@@ -207,14 +218,19 @@ class Trainer:
             raise self._interrupted(place)
 
     def _after_epoch(self, epoch, _symbol, arg_params, aux_params):
-        place = Place(epoch + 1)
+        place = self.epoch_done = Place(epoch + 1)
         self._check_parameters(place)
         self.log.info("Epoch[%d] Learning-rate=%g", epoch, self.schedule.at(epoch))
         saved = self._due(place)
         # First the checkpoint, then its score: validation may take long, and may be interrupted.
         if saved:
             self._save(place)
-        validated = self._validate(place, saved, arg_params, aux_params)
+        try:
+            validated = self._validate(place, saved, arg_params, aux_params)
+        except Exception:  # a record that can't be read
+            if not saved:
+                self._save(place)
+            raise
         if self.stop_signal and not saved:
             self._save(place)
         self._prune()
@@ -235,9 +251,10 @@ class Trainer:
         scorer = bind_for_inference(
             self.symbol, arg_params, aux_params, images.provide_data[0].shape, self.contexts
         )
-        values = evaluate(scorer, images, self.validation_metric, lambda: self.stop_signal)
-        if values is None:
+        scores = evaluate(scorer, images, self.num_classes, lambda: self.stop_signal)
+        if scores is None:
             return False
+        values = scores.values()
         for name, value in values:
             self.log.info("Epoch[%d] Validation-%s=%f", place.epoch - 1, name, value)
         if saved and self.checkpoints:
@@ -269,12 +286,18 @@ class Trainer:
         self.stop_signal = number
 
     def _interrupted(self, place):
-        self.log.info(
-            "stopped by %s at %s; the same command with --retrain, and without --lr and "
-            "--model-load-epoch, goes on",
-            signal.Signals(self.stop_signal).name, place,
-        )  # fmt: skip
+        self._say_stopped(f"by {signal.Signals(self.stop_signal).name} ", place)
         return Interrupted(self.stop_signal)
+
+    def _unreadable(self, place):
+        self._say_stopped("", place)
+        return self.images.error
+
+    def _say_stopped(self, by, place):
+        self.log.info(
+            "stopped %sat %s; the same command with --retrain, and without --lr and "
+            "--model-load-epoch, goes on", by, place,
+        )  # fmt: skip
 
     # Checkpoints
 
@@ -347,6 +370,36 @@ class Trainer:
         self.speedometer.init = True
         self.speedometer.last_count = batch - 1
         self.speedometer.tic = time.time()
+
+
+class _UpToAnError:
+    """Iterator over `images` for Module.fit, for which an error in reading them is the end of an
+    epoch. Kept in `error`, it can be raised when the batch before it is done, metrics and all."""
+
+    error = None
+
+    def __init__(self, images):
+        self.images = images
+        self.provide_data, self.provide_label = images.provide_data, images.provide_label
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.error:
+            try:
+                return self.images.next()
+            except StopIteration:
+                raise
+            except Exception as error:
+                self.error = error
+        raise StopIteration
+
+    def reset(self):
+        try:
+            self.images.reset()
+        except Exception as error:  # of no matter after the last epoch
+            self.error = error
 
 
 class _ResumableMetric(mx.metric.CompositeEvalMetric):

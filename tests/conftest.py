@@ -75,3 +75,10 @@ def start(folder, *args, **environment):
         text=True,
         timeout=300,
     )
+
+
+def mounted_tmpfs(folder, options):
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True
+    )
+    return done.returncode == 0

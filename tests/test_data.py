@@ -21,7 +21,7 @@ import pytest
 import scipy.io
 from sklearn.datasets import load_digits
 
-from data import DataError, pack, records
+from data import DataError, pack, recordfile, records
 from data.cifar10 import prepare as cifar10
 from data.digits import prepare as digits_prepare
 from data.imagenet import prepare as imagenet
@@ -42,7 +42,7 @@ def read_all(rec) -> list:
         assert header.id == number
         images.append((number, header.label, image))
     assert plain.read() is None
-    assert records.scan(rec).num_images == len(images)
+    assert recordfile.scan(rec).num_images == len(images)
     return images
 
 
@@ -92,7 +92,9 @@ def test_digits_split_is_stratified(digits):
 
 def test_digits_records_are_always_the_same(digits, tmp_path):
     digits_prepare.main(["--out", str(tmp_path / "again")])
-    assert set(files_in(digits)) == {"train.rec", "train.idx", "val.rec", "val.idx"}
+    names = {"train.rec", "train.idx", "val.rec", "val.idx", "classes.txt"}
+    assert set(files_in(digits)) == names
+    assert records.class_names(digits / "train.rec") == list("0123456789")
     assert files_in(tmp_path / "again") == files_in(digits)
 
 
@@ -112,7 +114,8 @@ def cifar10_archive(path, **batches):
     content = {name: cifar10_batch(i) for i, name in enumerate(BATCHES)}
     content.update(batches)
     folder = "cifar-10-batches-py/"
-    files = {folder + "batches.meta": pickle.dumps({b"num_cases_per_batch": 4}, 2)}
+    names = [b"airplane", b"automobile", b"bird"]
+    files = {folder + "batches.meta": pickle.dumps({b"label_names": names}, 2)}
     for name, batch in content.items():
         if batch is not None:
             files[folder + name] = pickle.dumps(batch, 2)
@@ -144,8 +147,10 @@ def test_cifar10_again_changes_nothing(tmp_path):
     assert cifar10.main([str(archive), "--out", str(out)]) == 0
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert cifar10.main([str(archive), "--out", str(out)]) == 0
-    assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert set(before) == {"train.rec", "train.idx", "val.rec", "val.idx"}
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {**before, "classes.txt": 0} == {**after, "classes.txt": 0}
+    assert set(before) == {"train.rec", "train.idx", "val.rec", "val.idx", "classes.txt"}
+    assert records.class_names(out / "val.rec") == ["airplane", "automobile", "bird"]
 
 
 class Call:
@@ -411,7 +416,7 @@ def test_unreadable_image_is_named_and_left_out(tmp_path, capsys, num_thread):
     pack.pack_files(rec, items, resize=32, quality=90, num_thread=num_thread)
     assert [(number, label) for number, label, _ in read_all(rec)] == [(0, 0), (2, 2)]
     printed = capsys.readouterr().out
-    assert "1.JPEG can't be read" in printed
+    assert "1.JPEG: not an image" in printed
     assert "2 images, 1 left out" in printed
 
 
@@ -465,7 +470,7 @@ def test_progress_without_its_records_is_refused(half_packed):
         pack.pack_files(rec, items, 32, 90, 2, chunk=1)
 
 
-# data.records: scan and check_labels
+# data.recordfile: scan; data.records: the checks before training
 
 PNG = pack.encode_png(np.full((32, 32, 3), 7, np.uint8))
 
@@ -484,13 +489,13 @@ def record(label, image=PNG, number=0) -> bytes:
 
 def test_scan_counts_and_finds_the_labels(tmp_path):
     path = write(tmp_path / "some.rec", record(4.0), record(2.0), record(7.0, b"123"))
-    assert records.scan(path) == records.Records(str(path), 3, 2, 7)
+    assert recordfile.scan(path).labels.tolist() == [4, 2, 7]
 
 
 def test_scan_reads_a_label_that_is_an_array_of_one(tmp_path):
     """im2rec's other way to store it: behind the header, whose own label is then 0."""
     path = write(tmp_path / "array.rec", record([5.0]), record([3.0]))
-    assert (records.scan(path).min_label, records.scan(path).max_label) == (3, 5)
+    assert recordfile.scan(path).labels.tolist() == [5, 3]
 
 
 @pytest.mark.parametrize(
@@ -503,7 +508,13 @@ def test_scan_counts_a_split_record_once(tmp_path, image):
     split = record(1.0, image)
     path = write(tmp_path / "split.rec", record(0.0), split, record(3.0), split)
     assert path.read_bytes().count(MAGIC) > 4
-    assert records.scan(path) == records.Records(str(path), 4, 0, 3)
+    assert recordfile.scan(path).labels.tolist() == [0, 1, 3, 1]
+    assert [found.record for found in recordfile.walk(path)] == [
+        record(0.0),
+        split,
+        record(3.0),
+        split,
+    ]
 
 
 def bad_record_file(path, kind):
@@ -534,19 +545,23 @@ def test_scan_refuses(tmp_path, kind):
     path = tmp_path / "bad.rec"
     bad_record_file(path, kind)
     with pytest.raises(DataError) as error:
-        records.scan(path)
+        recordfile.scan(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("labels", [(-1, 3), (0, 5), (0.5, 3), (0, 2.5)])
-def test_check_labels_refuses(labels):
-    with pytest.raises(DataError, match=r"a\.rec: label .* from 0 to 4"):
-        records.check_labels(records.Records("a.rec", 9, *labels), num_classes=5)
+def scanned(*labels, path="a.rec"):
+    return recordfile.Records(path, np.zeros(len(labels)), np.array(labels, "f4"))
+
+
+@pytest.mark.parametrize(("labels", "wrong"), [((3, -1), "label -1"), ((0, 5, 2), "label 5")])
+def test_check_labels_refuses(labels, wrong):
+    with pytest.raises(DataError, match=rf"a\.rec: record 1: {wrong} .* from 0 to 4$"):
+        records.check_labels(scanned(*labels), num_classes=5)
 
 
 def test_check_labels_accepts_the_first_and_the_last_class():
-    records.check_labels(records.Records("a.rec", 9, 0.0, 4.0), num_classes=5)
+    records.check_labels(scanned(0, 4), num_classes=5)
 
 
 # data.records: EpochIter

@@ -24,7 +24,7 @@ from model.devices import has_bfloat16
 from model.layers import architecture
 from model.network import numpy_params
 from symbol_xception import get_xception_symbol
-from tests.conftest import ROOT, command
+from tests.conftest import ROOT, command, mounted_tmpfs
 
 # The documented command line
 
@@ -131,6 +131,9 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
         ("--num-classes=5", "label 9"),
         ("--data-val=run.sh", "run.sh is missing"),
         (f"--data-val={ROOT / 'run.sh'}", "not a .rec file"),
+        ("--data-train=s3://bucket/train.rec", "built without S3, HDFS and HTTP"),
+        ("--data-val=hdfs://host/val.rec", "built without S3, HDFS and HTTP"),
+        ("--data-val=TRAIN", "what was trained on"),
         ("--cpus=3 --batch-size=8", "can't be divided over 3 devices"),
         ("--batch-size=97", "more than the 96 training images"),
         ("--retrain", "no checkpoint"),
@@ -139,7 +142,7 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
     ],
 )
 def test_what_cannot_be_trained_is_one_line(run, records, arguments, says):
-    arguments = arguments.split()
+    arguments = arguments.replace("TRAIN", str(records.train)).split()
     gpus = [a for a in records.arguments if "--cpus" not in arguments[0] or a != "--gpus="]
     process = run(*gpus, *arguments)
     assert process.returncode == 2
@@ -516,6 +519,97 @@ def test_a_damaged_checkpoint_is_passed_over(run, records, through, tmp_path):
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
 
 
+# Records that can't be read
+
+
+@pytest.fixture(scope="module")
+def fat(records, tmp_path_factory):
+    """The training records in 48 MB, which MXNet reads in two pieces, the second from about record
+    64 on; with a folder of the same in which the image of record 90 is no image."""
+    folder = tmp_path_factory.mktemp("fat")
+    source = mx.recordio.MXRecordIO(str(records.train), "r")
+    for name in ("good", "bad"):
+        (folder / name).mkdir()
+        source.reset()
+        target = mx.recordio.MXRecordIO(str(folder / name / "train.rec"), "w")
+        for number in range(96):
+            header, image = mx.recordio.unpack(source.read())
+            image = b"no image" if name == "bad" and number == 90 else image
+            target.write(mx.recordio.pack(header._replace(id2=0), image + bytes(500_000)))
+        target.close()
+        shutil.copy(records.val, folder / name)
+    return folder
+
+
+def test_a_bad_record_is_named_and_the_run_goes_on_from_there_exactly(run, records, fat, tmp_path):
+    given = [*arguments(records), "--num-epochs=2", "--model-prefix=x", "--log-file=x.log"]
+    whole = [*given, f"--data-dir={fat / 'good'}", "--model-prefix=y", "--log-file=y.log"]
+    assert run(*whole).returncode == 0
+    process = run(*given, f"--data-dir={fat / 'bad'}")
+    assert process.returncode == 1
+    offset = 90 * ((fat / "bad" / "train.rec").stat().st_size // 96)
+    assert process.stderr.count("\n") == 1
+    place = re.search(r"record 90 at byte (\d+): no image that OpenCV can decode", process.stderr)
+    assert abs(int(place[1]) - offset) < 100_000
+    assert "--skip-bad-records" in process.stderr
+    (saved,) = tmp_path.glob("x-0000-*.params")
+    batches = int(saved.stem.split("-")[-1])
+    assert f"stopped at epoch 0, batch {batches}; the same command with --retrain" in process.stdout
+    assert 1 <= batches < 12
+    # With the record repaired it ends in the bits of a run that met none.
+    assert run(*given, f"--data-dir={fat / 'good'}", "--retrain").returncode == 0
+    assert digest(tmp_path, "x", 2) == digest(tmp_path, "y", 2)
+    assert figures(tmp_path / "x.log") == figures(tmp_path / "y.log")
+
+
+def test_a_record_that_goes_bad_between_two_epochs(records, through, tmp_path):
+    """None of the second epoch's can be read: the checkpoint is the first's, though not due."""
+    training = tmp_path / "train.rec"
+    shutil.copy(records.train, training)
+    given = command(
+        *arguments(records), f"--data-train={training}", "--model-prefix=x", "--log-file=x.log",
+        "--checkpoint-epochs=9",
+    )  # fmt: skip
+    process = subprocess.Popen(
+        given, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if "Epoch[0] Batch [0-5]" in line:
+            # MXNet has read all of this small file.
+            training.write_bytes(training.read_bytes().replace(b"\x89PNG", b"GONE"))
+            break
+    rest, error = process.communicate()
+    assert process.returncode == 1 and error.count("\n") == 1
+    assert "epoch 1, batch 1: a record can't be read: record 0 at byte 0: " in error
+    assert "stopped at epoch 1;" in rest
+    assert [path.name for path in tmp_path.glob("x-0*.params")] == ["x-0001.params"]
+    shutil.copy(records.train, training)
+    assert subprocess.run([*given, "--retrain"], cwd=tmp_path).returncode == 0
+    assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
+
+
+def test_a_bad_validation_record_costs_no_epoch(run, records, fat, tmp_path):
+    given = [*arguments(records), "--model-prefix=x", "--checkpoint-epochs=4"]
+    process = run(*given, f"--data-val={fat / 'bad' / 'train.rec'}")
+    assert process.returncode == 1 and "record 90 at byte" in process.stderr
+    assert [path.name for path in tmp_path.glob("x-0*.params")] == ["x-0001.params"]
+
+
+def test_bad_records_are_left_out_if_wished(run, records, fat, tmp_path):
+    """And an interrupted run goes on exactly, with the same records."""
+    shutil.copytree(fat / "bad", tmp_path / "bad")
+    given = [*arguments(records), f"--data-dir={tmp_path / 'bad'}", "--num-epochs=2"]
+    given += ["--skip-bad-records", "--log-file=x.log"]
+    whole = run(*given, "--model-prefix=x")
+    assert whole.returncode == 0, whole.stderr
+    assert "train.rec: 1 bad records left out, the first record 90 at byte" in whole.stdout
+    assert "95 images of 10 classes, 12 batches an epoch" in whole.stdout
+    assert run(*given, "--model-prefix=y", "--num-epochs=1").returncode == 0
+    again = run(*given, "--model-prefix=y", "--retrain")
+    assert "1 bad records left out" in again.stdout
+    assert digest(tmp_path, "x", 2) == digest(tmp_path, "y", 2)
+
+
 def test_divergence_stops_before_it_is_saved(run, records, tmp_path):
     process = run(*records.arguments, "--model-prefix=x", "--num-epochs=2", "--lr=1e20")
     assert process.returncode == 1
@@ -566,13 +660,6 @@ def test_housekeeping(run, records, tmp_path):
     kept = sorted(path.name for path in tmp_path.glob("x-0*.params"))
     best = os.readlink(tmp_path / "x-best.params")
     assert kept == sorted({"x-0006.params", best})
-
-
-def mounted_tmpfs(folder, options):
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True
-    )
-    return done.returncode == 0
 
 
 def test_a_read_only_folder_is_refused(records, tmp_path):

@@ -3,8 +3,8 @@
     python -m data.cifar10.prepare cifar-10-python.tar.gz
 
 takes the published archive, python version, as it was downloaded, and writes train.rec (50,000
-images) and val.rec (the 10,000 of its test batch), each with its index, beside this file. The
-pixels are stored as they are (PNG). A record file that is finished is not made again.
+images) and val.rec (the 10,000 of its test batch), each with its index, and classes.txt beside this
+file. The pixels are stored as they are (PNG). A record file that is finished is not made again.
 """
 
 import argparse
@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from data import DataError
-from data.pack import encode_png, open_tar, write_records
+from data.pack import encode_png, open_tar, write_class_names, write_records
 
 _TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
+_NAMES = "batches.meta"
 #: What a damaged pickle, or one of something else, ends in.
 _UNREADABLE = (
     pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, TypeError,
@@ -45,36 +46,36 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def read_batch(file) -> tuple:
+def read_batch(batch: dict) -> tuple:
     """Return (images, labels) of an archive's batch: (N, 32, 32, 3) uint8 RGB, N whole numbers."""
-    batch = _ArrayUnpickler(file, encoding="bytes").load()
     images, labels = batch[b"data"], batch[b"labels"]
     if images.dtype != np.uint8 or images.shape != (len(labels), 3 * 32 * 32):
         raise ValueError(f"its data is {images.dtype} {images.shape}")
     return images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
 
 
-def images_of(archive: Path, batches) -> tuple:
-    """Return (images, labels) of the named batches of the archive."""
+def read_archive(archive: Path) -> tuple:
+    """Return ({batch name: (images, labels)}, names of the classes). Raises DataError."""
+    wanted = {name: read_batch for name in (*_TRAINING, "test_batch")}
+    wanted[_NAMES] = lambda meta: [name.decode() for name in meta[b"label_names"]]
     found = {}
     with open_tar(archive) as tar:
         for member in tar:
             name = Path(member.name).name
-            if name in batches and member.isfile():
+            if name in wanted and member.isfile():
                 content = io.BytesIO(tar.extractfile(member).read())
                 try:
-                    found[name] = read_batch(content)
+                    found[name] = wanted[name](_ArrayUnpickler(content, encoding="bytes").load())
                 except _UNREADABLE as error:
                     raise DataError(
                         f"{archive}: not the CIFAR-10 archive, python version: {name}: {error}"
                     ) from None
-    missing = [name for name in batches if name not in found]
+    missing = [name for name in wanted if name not in found]
     if missing:
         raise DataError(
             f"{archive}: not the CIFAR-10 archive, python version: no {missing[0]} in it"
         )
-    images = np.concatenate([found[name][0] for name in batches])
-    return images, [label for name in batches for label in found[name][1]]
+    return found, found.pop(_NAMES)
 
 
 def main(argv=None) -> int:
@@ -88,14 +89,14 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     try:
         # All is read before anything is written.
-        parts = [
-            (name, *images_of(args.archive, batches))
-            for name, batches in (("train", _TRAINING), ("val", ("test_batch",)))
-        ]
-        for name, images, labels in parts:
+        batches, names = read_archive(args.archive)
+        for name, parts in (("train", _TRAINING), ("val", ("test_batch",))):
+            images = np.concatenate([batches[part][0] for part in parts])
+            labels = [label for part in parts for label in batches[part][1]]
             # OpenCV wants blue, green, red.
             items = ((label, encode_png(rgb[:, :, ::-1])) for rgb, label in zip(images, labels))
             write_records(args.out / f"{name}.rec", items, total=len(labels))
+        write_class_names(args.out, names)
     except DataError as error:
         print(f"data.cifar10.prepare: error: {error}", file=sys.stderr)
         return 1

@@ -2,9 +2,9 @@
 
     python -m data.digits.prepare
 
-writes train.rec (1,437 images) and val.rec (360), each with its index, beside this file. The
-images are scikit-learn's `load_digits` (8x8 pixels, 0..16), enlarged to 32x32 RGB. The split is
-stratified by class and always the same.
+writes train.rec (1,437 images) and val.rec (360), each with its index, and classes.txt beside this
+file. The images are scikit-learn's `load_digits` (8x8 pixels, 0..16), enlarged to 32x32 RGB. The
+split is stratified by class and always the same.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from data.pack import encode_png, write_records
+from data.pack import encode_png, write_class_names, write_records
 
 VALIDATION_IMAGES = 360
 
@@ -35,6 +35,7 @@ def main(argv=None):
     for name, members in zip(("train", "val"), split):
         items = ((labels[i], encode_png(enlarged(pixels[i]))) for i in members)
         write_records(args.out / f"{name}.rec", items, total=len(members))
+    write_class_names(args.out, map(str, range(10)))
 
 
 def enlarged(pixels):

@@ -28,7 +28,7 @@ import numpy as np
 import scipy.io
 
 from data import DataError
-from data.pack import CHUNK, open_tar, pack_files
+from data.pack import CHUNK, open_tar, pack_files, usable_cores, write_class_names
 
 RECORDS = {
     "train_480_q90": ("train", 480),
@@ -158,8 +158,8 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--num-thread",
         type=int,
-        default=len(os.sched_getaffinity(0)),
-        help="processes that resize and encode (default: the cores, %(default)s)",
+        default=usable_cores(),
+        help="threads that resize and encode (default: the cores, %(default)s)",
     )
     parser.add_argument(
         "--chunk",
@@ -191,7 +191,7 @@ def main(argv=None) -> int:
         for part, items in images.items():
             print(f"{part}: {len(items)} images of {len({label for label, _, _ in items})} classes")
         args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "classes.txt").write_text("".join(f"{name}\n" for name in classes))
+        write_class_names(args.out, classes)
         for name in wanted:
             part, resize = RECORDS[name]
             pack_files(
@@ -201,6 +201,7 @@ def main(argv=None) -> int:
                 _QUALITY,
                 args.num_thread,
                 args.chunk,
+                strict=False,  # the published set, as everybody has it
             )
     except DataError as error:
         print(f"data.imagenet.prepare: error: {error}", file=sys.stderr)
