@@ -14,29 +14,25 @@ import os
 import sys
 
 from model import ModelError, mxnet_reason
+from model.arguments import OneLineParser, whole
 
 
 def parse_arguments(argv) -> argparse.Namespace:
-    class OneLineParser(argparse.ArgumentParser):
-        def error(self, message):
-            self.exit(2, f"{self.prog}: error: {message}\n")
-
     parser = OneLineParser(
         prog="python -m model.quantize",
         description=__doc__.split("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("prefix", help="of the checkpoint")
-    parser.add_argument("epoch", type=int, help="of the checkpoint")
+    parser.add_argument("epoch", type=whole(0), help="of the checkpoint")
     parser.add_argument("out", help="prefix of the checkpoint to write, of the same epoch")
     parser.add_argument(
         "--calibrate", required=True, metavar="REC", help="records of training images"
     )
-    parser.add_argument("--images", type=int, default=512, metavar="N", help="how many of them")
-    args = parser.parse_args(argv)
-    if args.images < 1:
-        parser.error(f"--images: must be at least 1, not {args.images}")
-    return args
+    parser.add_argument(
+        "--images", type=whole(1), default=512, metavar="N", help="how many of them"
+    )
+    return parser.parse_args(argv)
 
 
 def quantize(network, calibration) -> tuple:

@@ -13,11 +13,11 @@ import numpy as np
 
 from model import Interrupted, ModelError, mxnet_reason
 from model.checkpoint import Checkpoints, Generation, Place
-from model.evaluate import evaluate, new_metric
 from model.finetune import frozen_params, training_symbol
 from model.module import ResumableModule
 from model.network import ndarray_params, numpy_params
 from model.running import bind_for_inference
+from model.scores import evaluate, new_metric
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import symbol_xception
 from data.pack import encode_png, write_class_names, write_records
-from model import evaluate
+from model import evaluate, scores
 from model.checkpoint import Checkpoints, Place
 from model.network import numpy_params
 from tests.conftest import ROOT
@@ -191,7 +191,7 @@ def test_a_label_that_the_network_has_no_class_for(trained, tmp_path, capsys):
 def test_scores_do_not_depend_on_how_images_are_divided(labels, seed, data):
     outputs = np.random.RandomState(seed).dirichlet(np.ones(7), len(labels)).astype("f4")
     labels = np.array(labels, "f4")
-    at_once, divided = evaluate.Scores(7), evaluate.Scores(7)
+    at_once, divided = scores.Scores(7), scores.Scores(7)
     at_once.add(outputs, labels)
     cuts = data.draw(st.lists(st.integers(0, len(labels)), max_size=5))
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(labels)]):
@@ -199,14 +199,14 @@ def test_scores_do_not_depend_on_how_images_are_divided(labels, seed, data):
     assert np.array_equal(at_once.confusion, divided.confusion)
     assert dict(divided.values()) == pytest.approx(dict(at_once.values()), rel=1e-12)
     # MXNet's own metrics agree.
-    metric = evaluate.new_metric(7)
+    metric = scores.new_metric(7)
     metric.update([mx.nd.array(labels)], [mx.nd.array(outputs)])
     assert dict(at_once.values()) == pytest.approx(dict(metric.get_name_value()), rel=1e-5)
 
 
 def test_a_network_that_has_diverged_is_never_right():
-    scores = evaluate.Scores(6)
-    scores.add(np.full((4, 6), np.nan, "f4"), np.array([1, 2, 3, 4], "f4"))
-    values = dict(scores.values())
+    of_six = scores.Scores(6)
+    of_six.add(np.full((4, 6), np.nan, "f4"), np.array([1, 2, 3, 4], "f4"))
+    values = dict(of_six.values())
     assert values["accuracy"] == values["top_k_accuracy_5"] == 0
     assert np.isnan(values["cross-entropy"])

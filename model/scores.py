@@ -1,0 +1,172 @@
+"""Scores of a network on labelled images: counted in whole numbers, each image once."""
+
+import csv
+from pathlib import Path
+from typing import Iterator
+
+import mxnet as mx
+import numpy as np
+
+#: The figures of a run: top-1 accuracy, top-5 where there are more than 5 classes, cross-entropy.
+TOP_K = 5
+# What MXNet's metric adds to a probability before it takes the logarithm.
+_EPSILON = 1e-12
+
+
+def new_metric(num_classes: int) -> mx.metric.CompositeEvalMetric:
+    """Return the metric that training reports of its own batches."""
+    metrics = [mx.metric.Accuracy()]
+    if num_classes > TOP_K:
+        metrics.append(mx.metric.TopKAccuracy(top_k=TOP_K))
+    return mx.metric.CompositeEvalMetric([*metrics, mx.metric.CrossEntropy()])
+
+
+class Scores:
+    """Figures of a network, counted in whole numbers and float64, image by image.
+
+    confusion : (classes, classes) int64: images of the class of a row, taken for that of a column.
+    """
+
+    def __init__(self, num_classes: int):
+        self.confusion = np.zeros((num_classes, num_classes), np.int64)
+        self._in_top_k = 0
+        self._cross_entropy = 0.0
+
+    def add(self, probabilities: np.ndarray, labels: np.ndarray):
+        """Count images: their probabilities, (N, classes), and labels, (N,)."""
+        labels = labels.astype(np.int64)
+        np.add.at(self.confusion, (labels, probabilities.argmax(axis=1)), 1)
+        own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+        # Not "fewer than 5 are larger": that is true of NaN.
+        others = (probabilities < own[:, None]).sum(axis=1)
+        self._in_top_k += int(np.sum(others >= probabilities.shape[1] - TOP_K))
+        self._cross_entropy -= float(np.log(own + _EPSILON).sum())
+
+    @property
+    def count(self) -> int:
+        return int(self.confusion.sum())
+
+    def values(self) -> list:
+        """Return [(name, value)], the names those of `new_metric`."""
+        values = [("accuracy", np.trace(self.confusion) / self.count)]
+        if len(self.confusion) > TOP_K:
+            values.append((f"top_k_accuracy_{TOP_K}", self._in_top_k / self.count))
+        values.append(("cross-entropy", self._cross_entropy / self.count))
+        return [(name, float(value)) for name, value in values]
+
+
+def evaluate(module: mx.mod.Module, images: mx.io.DataIter, num_classes: int, stop=lambda: False):
+    """Return the `Scores` of `images`, each counted once; None once `stop()`."""
+    scores = Scores(num_classes)
+    images.reset()
+    height, width = images.provide_data[0].shape[2:]
+    for batch, probabilities in predictions(module, [images], (height, width)):
+        if stop():
+            return None
+        count_batch(scores, batch, probabilities)
+    return scores
+
+
+def count_batch(scores: Scores, batch: mx.io.DataBatch, probabilities: np.ndarray):
+    """Count a batch, but for the repetitions that fill up the last one (`batch.pad`)."""
+    valid = len(probabilities) - batch.pad
+    scores.add(probabilities[:valid], batch.label[0].asnumpy()[:valid])
+
+
+def predictions(
+    module: mx.mod.Module, streams: list, crop: tuple, ten: bool = False
+) -> Iterator[tuple]:
+    """Yield (batch, probabilities), these averaged over all views of an image.
+
+    streams : for each scale an iterator over batches of (N, 3, S, S), in the same order.
+    crop : (height, width) of a view: the middle of an image or, if `ten`, the middle, the corners,
+    and these mirrored.
+    """
+    for batches in zip(*streams):
+        outputs = []
+        for batch in batches:
+            for view in _views(batch.data[0], crop, ten):
+                module.forward(mx.io.DataBatch([view], batch.label), is_train=False)
+                outputs.append(module.get_outputs()[0].asnumpy())
+        yield batches[0], np.mean(outputs, axis=0, dtype=np.float64)
+
+
+def _views(images, crop, ten):
+    height, width = crop
+    down, right = images.shape[2] - height, images.shape[3] - width
+    # The middle as ImageRecordIter crops it.
+    corners = [(down // 2, right // 2)]
+    if ten:
+        corners += [(0, 0), (0, right), (down, 0), (down, right)]
+    for top, left in corners:
+        view = images[:, :, top : top + height, left : left + width]
+        yield view
+        if ten:
+            yield mx.nd.flip(view, axis=3)
+
+
+# Reports
+
+
+def class_table(scores: Scores, names: list) -> list:
+    """Return rows (class, images, right, recall, precision), None where it is 0 of 0."""
+    right = np.diag(scores.confusion)
+    there, taken = scores.confusion.sum(axis=1), scores.confusion.sum(axis=0)
+    return [
+        (name, int(n), int(r), r / n if n else None, r / t if t else None)
+        for name, n, r, t in zip(names, there, right, taken)
+    ]
+
+
+def print_table(scores: Scores, names: list):
+    """Print the rows of `class_table`, the class that is recognized worst first."""
+    width = max(map(len, names))
+    print(f"{'class':{width}}  images   right  recall  precision")
+    rows = class_table(scores, names)
+    for name, images, right, *shares in sorted(rows, key=lambda row: (row[3] is None, row[3] or 0)):
+        recall, precision = ("-" if share is None else f"{share:.4f}" for share in shares)
+        print(f"{name:{width}}  {images:6}  {right:6}  {recall:>6}  {precision:>9}")
+
+
+def write_report(scores: Scores, names: list, prefix: Path) -> list:
+    """Write PREFIX-classes.csv, PREFIX-confusion.csv and PREFIX-confusion.png; return their paths.
+
+    Rows of the confusion matrix are the classes that images are of, columns what they were taken
+    for.
+    """
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    endings = ("classes.csv", "confusion.csv", "confusion.png")
+    paths = [prefix.with_name(f"{prefix.name}-{ending}") for ending in endings]
+    table = [("class", "images", "right", "recall", "precision"), *class_table(scores, names)]
+    matrix = [["", *names], *([name, *row] for name, row in zip(names, scores.confusion.tolist()))]
+    for path, rows in zip(paths, (table, matrix)):
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+    _draw_confusion(scores.confusion, names, paths[2])
+    return paths
+
+
+def _draw_confusion(confusion, names, path, most_names=40):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    size = 3 + 0.35 * min(len(names), most_names)
+    figure, axis = plt.subplots(figsize=(size + 1, size), layout="constrained")
+    picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    figure.colorbar(picture, label="share of the class's images")
+    axis.set_xlabel("taken for")
+    axis.set_ylabel("class")
+    if len(names) <= most_names:
+        # No TeX in a name.
+        plain = [name.replace("$", r"\$") for name in names]
+        axis.set_xticks(range(len(names)), plain, rotation=90)
+        axis.set_yticks(range(len(names)), plain)
+        for row, column in zip(*np.nonzero(confusion)):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axis.text(column, row, confusion[row, column], color=colour, ha="center", va="center",
+                      fontsize="small")  # fmt: skip
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
