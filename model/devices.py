@@ -57,6 +57,12 @@ def has_bfloat16(cpuinfo="/proc/cpuinfo") -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def check_bfloat16(dtype: str):
+    """Raise ModelError where `dtype` is bfloat16 and the CPU has no instructions for it."""
+    if dtype == "bfloat16" and not has_bfloat16():
+        raise ModelError("--dtype bfloat16: this CPU has no instructions for it")
+
+
 def gpus() -> list:
     """Return the compute capability, (major, minor), of each GPU that the driver shows."""
     try:

@@ -107,8 +107,7 @@ def prepare(args) -> tuple:
     from model.running import bind_for_inference
     from model.scores import Scores, predictions
 
-    if args.dtype == "bfloat16" and not devices.has_bfloat16():
-        raise ModelError("--dtype bfloat16: this CPU has no instructions for it")
+    devices.check_bfloat16(args.dtype)
     if args.gpus:
         devices.check_gpus(args.gpus, devices.gpus())
         if not mx.runtime.Features().is_enabled("CUDA"):

@@ -53,6 +53,12 @@ def parse_arguments(argv) -> argparse.Namespace:
         "--gpu", type=whole(0), metavar="ID", help="GPU to run on (default: none, the CPU)"
     )
     parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="what the network computes in (default: float32)",
+    )
+    parser.add_argument(
         "--short-side",
         type=whole(1),
         metavar="N",
@@ -142,6 +148,7 @@ def predictions(network, args, unreadable: list):
         network.aux_params,
         (args.batch_size, *network.image_shape),
         [mx.cpu() if args.gpu is None else mx.gpu(args.gpu)],
+        args.dtype,
     )
     short_side = args.short_side or network.short_side
 
@@ -200,15 +207,15 @@ def print_csv(results):
 def load(args):
     """Return the checkpoint's network. Raises ModelError where it can't classify images here."""
     from model import devices
-    from model.layers import architecture
     from model.network import load_network
 
     if args.gpu is not None:
         devices.check_gpus([args.gpu], devices.gpus())
+    devices.check_bfloat16(args.dtype)
     network = load_network(args.prefix, args.epoch)
     if not network.image_shape:
         raise ModelError(f"{args.prefix}: its checkpoint does not say which images it takes")
-    if architecture(network.symbol)["num_classes"] is None:
+    if "softmax_label" not in network.symbol.list_arguments():
         raise ModelError(f"{args.prefix}: a network without a classifier: nothing to predict")
     return network
 

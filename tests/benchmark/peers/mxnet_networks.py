@@ -7,7 +7,9 @@ from tests.benchmark.peers import worker
 
 
 def main():
-    args = worker.arguments(variants=("project", "plain", "sliced"))
+    args = worker.arguments(
+        variants=("project", "plain", "sliced"), dtypes=("float32", "bfloat16", "int8")
+    )
     if args.variant == "project":
         from model.devices import import_mxnet
 
@@ -65,11 +67,16 @@ def inference_module(args, symbol, shape):
     import mxnet as mx
 
     if args.variant == "project":
-        from model.network import initial_params
+        from model.network import Network, initial_params
+        from model.quantize import quantize
         from model.running import bind_for_inference
 
-        params = initial_params(symbol, mx.init.Xavier())
-        return bind_for_inference(symbol, *params, shape, [mx.cpu()], args.dtype)
+        network = (symbol, *initial_params(symbol, mx.init.Xavier()))
+        if args.dtype == "int8":
+            images = mx.nd.random.uniform(0, 255, (8, *shape[1:]))
+            network = quantize(Network(*network), mx.io.NDArrayIter(images, batch_size=8))
+            return bind_for_inference(*network, shape, [mx.cpu()])
+        return bind_for_inference(*network, shape, [mx.cpu()], args.dtype)
     module = mx.mod.Module(symbol)
     module.bind([("data", shape)], [("softmax_label", shape[:1])], for_training=False)
     module.init_params(mx.init.Xavier())
