@@ -526,16 +526,16 @@ def training_images(args, path, start, batches, workers=1, rank=0):
     return EpochIter({**arguments, **shard}, args.seed, start.epoch, start.batch, batches)
 
 
-def what_images_show(args, num_classes, say) -> tuple:
+def what_images_show(paths, num_classes, say) -> tuple:
     """Return (class names, short side of the validation images in pixels), as `predict` needs
     them; None for what is not known."""
     from data import records
 
-    classes = records.class_names(args.data_train)
+    classes = records.class_names(paths[0])
     if classes is not None and len(classes) != num_classes:
         say(f"{len(classes)} names in {records.CLASSES} for {num_classes} classes: not kept")
         classes = None
-    return classes, records.short_side(args.data_val) if args.data_val else None
+    return classes, records.short_side(paths[1]) if paths[1:] else None
 
 
 def build_network(args, num_classes, before):
@@ -754,7 +754,7 @@ def prepare(args) -> tuple:
         *pretrained, line = starting_params(network, symbol, ",".join(map(str, args.pretrained)))
         say(line)
     dtype = choose_dtype(args, contexts, symbol, generation, say)
-    classes, short_side = what_images_show(args, num_classes, say)
+    classes, short_side = what_images_show(paths, num_classes, say)
     settings = settings_of(
         args,
         num_classes=num_classes,
