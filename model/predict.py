@@ -16,8 +16,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from data import OneLineParser, whole
 from model import ModelError, mxnet_reason
-from model.arguments import OneLineParser, whole
 
 _ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 

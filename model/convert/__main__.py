@@ -15,9 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from data import DataError
+from data import DataError, OneLineParser, whole
 from model import ModelError
-from model.arguments import OneLineParser, whole
 
 
 def parse_arguments(argv) -> argparse.Namespace:
