@@ -13,8 +13,8 @@ import math
 import sys
 from pathlib import Path
 
+from data import DataError, OneLineParser, whole
 from model import ModelError
-from model.arguments import OneLineParser, whole
 
 
 def parse_arguments(argv) -> argparse.Namespace:
@@ -164,8 +164,6 @@ def prepare(args) -> tuple:
 
 def main(argv=None) -> int:
     from tqdm import tqdm
-
-    from data import DataError
 
     args = parse_arguments(argv)
     code = 2

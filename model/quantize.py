@@ -13,8 +13,8 @@ import contextlib
 import os
 import sys
 
+from data import OneLineParser, whole
 from model import ModelError, mxnet_reason
-from model.arguments import OneLineParser, whole
 
 
 def parse_arguments(argv) -> argparse.Namespace:
