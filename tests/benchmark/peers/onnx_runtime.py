@@ -11,6 +11,7 @@ def export(filters, shape, path):
     """Write the network, with a softmax that wants no label, to `path`."""
     import mxnet as mx
     import numpy as np
+    import onnx
 
     import symbol_xception
     from model.network import initial_params
@@ -19,6 +20,14 @@ def export(filters, shape, path):
     symbol = mx.sym.softmax(symbol.get_internals()["fc1_output"], name="softmax")
     arg_params, aux_params = initial_params(symbol, mx.init.Xavier())
     mx.onnx.export_model(symbol, {**arg_params, **aux_params}, [shape], np.float32, str(path))
+    # MXNet's exporter lists the parameters as inputs too. What could be given anew with each call
+    # is not constant, and ONNX Runtime would not fold BatchNorm into the weights.
+    model = onnx.load(str(path))
+    graph = model.graph
+    images = [value for value in graph.input if value.name == "data"]
+    del graph.input[:]
+    graph.input.extend(images)
+    onnx.save(model, str(path))
 
 
 def main():
