@@ -7,7 +7,18 @@ import mxnet as mx
 import pytest
 
 from tests.benchmark.peers.environments import PeerError
-from tests.benchmark.speed import PLAIN, Workload, project, run, table, torch, training_flops
+from tests.benchmark.speed import (
+    ATTEMPTS,
+    DISTURBED,
+    PLAIN,
+    Workload,
+    project,
+    run,
+    table,
+    torch,
+    training_flops,
+    undisturbed,
+)
 from tests.conftest import ROOT
 
 
@@ -44,6 +55,25 @@ def test_the_table_compares_in_the_same_type():
     assert "| PyTorch compiled | float32 | | not run: no C++ compiler | | |" in text
     assert "2.00 of the fastest float32 peer, PyTorch eager." in text
     assert "2.50 of the fastest bfloat16 peer, PyTorch eager." in text
+
+
+def test_what_other_processes_disturb_is_measured_again():
+    measured = []
+
+    def measurement():
+        # Not waited for, the busy process is none of the measurement's.
+        subprocess.run([sys.executable, "-c", "import time; time.sleep(0.3)"])
+        measured.append(len(measured))
+        return {"number": measured[-1]}
+
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        found = undisturbed(measurement)
+    finally:
+        busy.kill()
+        busy.wait()
+    assert len(measured) == ATTEMPTS
+    assert DISTURBED < found["others"] <= 1 and found["number"] in measured
 
 
 def test_a_worker_that_fails_is_said_in_its_last_line():
