@@ -91,7 +91,7 @@ def input_on(cores, rec, folder, python, batches, rounds) -> dict:
     )
     found = {"ours": [], "torchvision": []}
     for _ in range(rounds):
-        found["ours"].append(images_per_second(reader, r"([\d.]+) images/s", cores))
+        found["ours"].append(images_per_second(reader, r": ([\d.]+) images/s,", cores))
         found["torchvision"].append(images_per_second(loader, cores=cores))
     return {name: statistics.median(values) for name, values in found.items()}
 
@@ -105,7 +105,7 @@ def training_in(dtype, rec, folder, rounds) -> dict:
     )  # fmt: skip
     found = {"synthetic": [], "records": []}
     for _ in range(rounds):
-        found["synthetic"].append(images_per_second(synthetic, r"([\d.]+) images/s"))
+        found["synthetic"].append(images_per_second(synthetic, r": ([\d.]+) images/s,"))
         # The first line of an epoch has the start of everything in it.
         speed = images_per_second(
             real, r"Speed: ([\d.]+) samples", take=lambda lines: statistics.median(lines[1:])

@@ -272,11 +272,13 @@ def training_flops(symbol, size: int) -> float:
 def ceiling(results, symbols) -> tuple:
     """Return (Markdown, GFLOP/s by type) of the training rows against the best matrix product."""
     script = ["-m", "tests.benchmark.peers.matrix_product"]
-    found = {"float32": [run([sys.executable, *script, "numpy"])["float32"]], "bfloat16": []}
+    best = undisturbed(lambda: run([sys.executable, *script, "numpy"]))
+    found = {"float32": [best["float32"]], "bfloat16": []}
     notes = []
     for label, variables in (("", {}), (" without AMX", NO_AMX)):
         try:
-            best = run([python_of("torch"), *script, "torch"], variables)
+            command = [python_of("torch"), *script, "torch"]
+            best = undisturbed(lambda command=command, variables=variables: run(command, variables))
         except PeerError as error:
             notes.append(f"PyTorch's matrix products{label}: not run: {error}")
             continue

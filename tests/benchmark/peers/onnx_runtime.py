@@ -1,4 +1,4 @@
-"""Inference of this project's network in ONNX Runtime, exported with MXNet."""
+"""Inference of this project's network in ONNX Runtime, as python -m model.convert exports it."""
 
 import multiprocessing
 import tempfile
@@ -7,37 +7,26 @@ from pathlib import Path
 from tests.benchmark.peers import worker
 
 
-def export(filters, shape, path):
-    """Write the network, with a softmax that wants no label, to `path`."""
+def export(filters, image_shape, path):
     import mxnet as mx
-    import numpy as np
-    import onnx
 
     import symbol_xception
-    from model.network import initial_params
+    from model.convert import onnx
+    from model.network import Network, initial_params
 
     symbol = symbol_xception.get_xception_symbol(worker.NUM_CLASSES, filters)
-    symbol = mx.sym.softmax(symbol.get_internals()["fc1_output"], name="softmax")
-    arg_params, aux_params = initial_params(symbol, mx.init.Xavier())
-    mx.onnx.export_model(symbol, {**arg_params, **aux_params}, [shape], np.float32, str(path))
-    # MXNet's exporter lists the parameters as inputs too. What could be given anew with each call
-    # is not constant, and ONNX Runtime would not fold BatchNorm into the weights.
-    model = onnx.load(str(path))
-    graph = model.graph
-    images = [value for value in graph.input if value.name == "data"]
-    del graph.input[:]
-    graph.input.extend(images)
-    onnx.save(model, str(path))
+    network = Network(symbol, *initial_params(symbol, mx.init.Xavier()))
+    path.write_bytes(onnx.export(network, "softmax", image_shape))
 
 
 def main():
     args = worker.arguments(dtypes=("float32",))
-    shape = (args.batch, 3, args.size, args.size)
+    image_shape = (3, args.size, args.size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "xception.onnx")
         # In a process of its own: its memory is not the runtime's.
         spawn = multiprocessing.get_context("spawn")
-        exporter = spawn.Process(target=export, args=(args.filters, shape, path))
+        exporter = spawn.Process(target=export, args=(args.filters, image_shape, path))
         exporter.start()
         exporter.join()
 
@@ -49,7 +38,7 @@ def main():
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
         )
-    images = np.random.uniform(0, 255, shape).astype("float32")
+    images = np.random.uniform(0, 255, (args.batch, *image_shape)).astype("float32")
     worker.report(lambda: session.run(None, {"data": images}), args.seconds)
 
 
