@@ -1,4 +1,4 @@
-"""The input pipeline: JPEG images into augmented batches, beside torchvision's DataLoader.
+"""The input pipeline: JPEG images into augmented batches, beside PyTorch's DataLoader with Pillow.
 
     python -m tests.benchmark.input [--images 320] [--out FILE.json]
 
@@ -83,16 +83,16 @@ def ours(rec, *more):
 def input_on(cores, rec, folder, python, batches, rounds) -> dict:
     """Return images/s of both pipelines, on that many cores with as many threads or workers."""
     loader = [
-        python, "-m", "tests.benchmark.peers.torchvision_input", folder, "--workers", cores,
+        python, "-m", "tests.benchmark.peers.pillow_input", folder, "--workers", cores,
         "--batch", BATCH, "--batches", batches,
     ]  # fmt: skip
     reader = ours(
         rec, "--benchmark", "input", "--benchmark-batches", batches, "--data-nthreads", cores
     )
-    found = {"ours": [], "torchvision": []}
+    found = {"ours": [], "loader": []}
     for _ in range(rounds):
         found["ours"].append(images_per_second(reader, r": ([\d.]+) images/s,", cores))
-        found["torchvision"].append(images_per_second(loader, cores=cores))
+        found["loader"].append(images_per_second(loader, cores=cores))
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -137,7 +137,7 @@ def main() -> int:
         print(f"{args.images} images, 480x640, quality 90, {size:.0f} kB each\n")
         try:
             python = python_of("torch")
-            print("| cores | this project, images/s a core | torchvision | ratio |")
+            print("| cores | this project, images/s a core | DataLoader, Pillow | ratio |")
             print("| --- | ---: | ---: | ---: |")
             for number in sorted({1, cores}):
                 found = input_on(number, rec, folder, python, 40, args.rounds)
