@@ -11,7 +11,7 @@ import sys
 
 from model.devices import has_bfloat16
 from tests.benchmark.peers.environments import PeerError
-from tests.benchmark.speed import Workload, measure, project
+from tests.benchmark.speed import Workload, measure, project, undisturbed
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SIZES = (96, 128, 160, 192, 224, 256, 288, 320)
@@ -82,7 +82,9 @@ def main() -> int:
         for mode in STYLES:
             for batch, size in places:
                 work = Workload(mode, "reduced", size, batch)
-                found = measure(project(args.dtype), work, filters, args.seconds)
+                found = undisturbed(
+                    lambda work=work: measure(project(args.dtype), work, filters, args.seconds)
+                )
                 points[mode, batch, size] = found
                 print(
                     f"{work}: {1000 * found['seconds']:.0f} ms, {found['peak_mb']} MB", flush=True
