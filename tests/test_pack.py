@@ -362,6 +362,17 @@ def test_split_has_every_image_once_and_every_class_in_its_share(labels, fractio
             assert abs(chosen - fraction * count) <= 1
 
 
+def test_training_images_are_shuffled_and_validation_images_are_not():
+    """ImageRecordIter shuffles within some megabytes: in the order of the folders, a batch would
+    have one class."""
+    items = [(label, f"{label}/{i}") for label in range(4) for i in range(50)]
+    training, validation = pack.split(items, 0.2, seed=0)
+    changes = sum(one[0] != other[0] for one, other in zip(training, training[1:]))
+    assert changes > len(training) / 2
+    assert [label for label, _ in validation] == sorted(label for label, _ in validation)
+    assert training != pack.split(items, 0.2, seed=1)[0]
+
+
 # Any images and labels, and any bytes in them: the magic word too, which splits a record.
 noise = st.tuples(
     st.integers(0, 2**24 - 1), st.integers(0, 2**32 - 1), st.sampled_from([b"", recordfile.MAGIC])
