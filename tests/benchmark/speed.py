@@ -61,6 +61,8 @@ class Contestant:
         return f"{self.name}, {self.dtype}"
 
 
+# The flags of CPUs that have instructions for it.
+BFLOAT16 = {"avx512_bf16", "amx_bf16"}
 NO_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
 
 
@@ -118,6 +120,8 @@ def contestants(work: Workload, flags: set) -> list:
         found += [torch("compiled", "float32"), torch("compiled", "bfloat16"), keras("bfloat16")]
     if work.mode == "inference":
         found += [ONNX, project("int8")]
+    if not BFLOAT16 & flags:
+        found = [who for who in found if who.dtype != "bfloat16"]
     return found
 
 
@@ -269,13 +273,14 @@ def training_flops(symbol, size: int) -> float:
     return 3 * 2 * macs
 
 
-def ceiling(results, symbols) -> tuple:
+def ceiling(results, symbols, flags) -> tuple:
     """Return (Markdown, GFLOP/s by type) of the training rows against the best matrix product."""
+    runs = [("", {})] + [(" without AMX", NO_AMX)] * ("amx_bf16" in flags)
     script = ["-m", "tests.benchmark.peers.matrix_product"]
     best = undisturbed(lambda: run([sys.executable, *script, "numpy"]))
     found = {"float32": [best["float32"]], "bfloat16": []}
     notes = []
-    for label, variables in (("", {}), (" without AMX", NO_AMX)):
+    for label, variables in runs:
         try:
             command = [python_of("torch"), *script, "torch"]
             best = undisturbed(lambda command=command, variables=variables: run(command, variables))
@@ -320,7 +325,7 @@ def main() -> int:
     parser.add_argument(
         "--rows", default="", metavar="TEXT", help="only what has this in its name, as 'batch 8'"
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=3, help="of steps a measurement, at least")
     parser.add_argument("--out", metavar="FILE", help="all figures, JSON")
     args = parser.parse_args()
@@ -338,7 +343,7 @@ def main() -> int:
     }
     symbols = {name: symbol_xception.get_xception_symbol(1000, f) for name, f in filters.items()}
     name, flags = cpu()
-    isa = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    isa = [flag for flag in ("avx512f", *sorted(BFLOAT16)) if flag in flags]
     print(f"{name}, {usable_cores()} cores, {' '.join(isa) or 'no AVX-512'}\n")
     out = {"cpu": name, "isa": isa, "cores": usable_cores(), "results": []}
     for work in works:
@@ -348,7 +353,7 @@ def main() -> int:
         out["results"] += results
         write(args.out, out)
     if any(work.mode == "training" for work in works):
-        text, out["matrix_products"] = ceiling(out["results"], symbols)
+        text, out["matrix_products"] = ceiling(out["results"], symbols, flags)
         print(text)
         write(args.out, out)
     return 0
