@@ -383,17 +383,21 @@ def test_imagenet_killed_and_repeated_gives_the_same_bytes(ilsvrc, imagenet_reco
     command += imagenet_args(ilsvrc, tmp_path, train="ILSVRC2012_img_train.tar", val="val_sorted")
     command += ["--records", "train_256_q90", "--chunk", "3"]
     progress = tmp_path / "train_256_q90.rec.progress"
-    process = subprocess.Popen(command, cwd=str(ROOT))
-    try:
-        deadline = time.monotonic() + 60
-        while not (progress.exists() and json.loads(progress.read_text())["done"]):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.01)
-    finally:
+    # Three chunks are soon written: where the process was faster, once more.
+    for _ in range(10):
+        process = subprocess.Popen(command, cwd=str(ROOT))
+        while process.poll() is None:
+            if progress.exists() and json.loads(progress.read_text())["done"]:
+                break
+            time.sleep(0.001)
         process.kill()
         process.wait()
+        if progress.exists():
+            break
+        for path in tmp_path.iterdir():
+            path.unlink()
     assert not (tmp_path / "train_256_q90.rec").exists()
-    assert json.loads(progress.read_text())["done"] < 9
+    assert 0 < json.loads(progress.read_text())["done"] < 9
     subprocess.run(command, cwd=str(ROOT), check=True)
     names = ("train_256_q90.rec", "train_256_q90.idx", "classes.txt")
     whole = files_in(imagenet_records)
