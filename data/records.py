@@ -127,7 +127,9 @@ class EpochIter(mx.io.DataIter):
     ):
         super().__init__(record_args["batch_size"])
         self._batches = batches
-        self._args = dict(record_args)
+        # With more than one batch read ahead, MXNet keeps the others' memory when an iterator ends:
+        # with its own default, 4, three batches an epoch.
+        self._args = {"prefetch_buffer": 1, **record_args}
         self._seed = seed
         self._part = record_args.get("part_index", 0)
         self._open(epoch)

@@ -708,3 +708,25 @@ def test_what_a_checkpoint_says_of_its_images(tmp_path):
     (tmp_path / "classes.txt").write_bytes("été".encode("latin-1"))
     with pytest.raises(DataError, match=r"classes.txt: not UTF-8"):
         records.class_names(rec)
+
+
+def test_epochs_leave_no_memory_behind(digits):
+    """A process of its own, 20 epochs: less than two batches more than after the first 5."""
+    script = """
+from data.records import EpochIter
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+images = EpochIter({"path_imgrec": REC, "data_shape": (3, 256, 256), "batch_size": 90})
+sizes = []
+for _ in range(20):
+    for batch in images:
+        batch.data[0].wait_to_read()
+    images.reset()
+    sizes.append(resident())
+print((sizes[-1] - sizes[4]) / (90 * 3 * 256 * 256 * 4))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script.replace("REC", repr(str(digits / "val.rec")))],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(process.stdout.split()[-1]) < 2
