@@ -504,16 +504,11 @@ def look_at_records(args, paths, say) -> tuple:
 
 def record_args(args, path, batch_size) -> dict:
     """Return what an ImageRecordIter needs to read `path`."""
-    return {
-        "path_imgrec": path,
-        "data_shape": args.image_shape,
-        "batch_size": batch_size,
-        "preprocess_threads": args.data_nthreads,
-        "label_name": "softmax_label",
-        "verbose": False,
-        **{f"mean_{c}": value for c, value in zip("rgb", args.rgb_mean)},
-        **{f"std_{c}": value for c, value in zip("rgb", args.rgb_std)},
-    }
+    from data import records
+
+    return records.record_args(
+        path, args.image_shape, batch_size, args.rgb_mean, args.rgb_std, args.data_nthreads
+    )
 
 
 def training_images(args, path, start, batches, workers=1, rank=0):
@@ -712,7 +707,7 @@ def prepare(args) -> tuple:
     from model.devices import import_mxnet
 
     import_mxnet()
-    from data.records import EpochIter
+    from data.records import EpochIter, fitting_batch_size
     from model.checkpoint import Checkpoints
     from model.finetune import starting_params
     from model.network import check_params, parameter_shapes
@@ -769,9 +764,7 @@ def prepare(args) -> tuple:
     images = training_images(args, paths[0], start, batches, workers, rank)
     validation = None
     if args.data_val and rank == 0:
-        # ImageRecordIter can't fill a batch of more than twice its records.
-        fitting = math.ceil(num_val / len(contexts)) * len(contexts)
-        batch_size = min(args.batch_size, fitting)
+        batch_size = fitting_batch_size(args.batch_size, num_val, len(contexts))
         validation = EpochIter(record_args(args, paths[1], batch_size))
 
     trainer = Trainer(

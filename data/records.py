@@ -1,5 +1,6 @@
 """What is in a record file, and batches from it."""
 
+import math
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,6 +231,31 @@ def epoch_seed(*numbers: int) -> int:
         mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
         mixed ^= mixed >> 31
     return mixed % 2**31
+
+
+def record_args(
+    path, data_shape: tuple, batch_size: int, mean: tuple, std: tuple, num_thread: int
+) -> dict:
+    """Return what an ImageRecordIter needs to read the records `path` for a network.
+
+    mean, std : by colour, R G B.
+    """
+    return {
+        "path_imgrec": str(path),
+        "data_shape": data_shape,
+        "batch_size": batch_size,
+        "preprocess_threads": num_thread,
+        "label_name": "softmax_label",
+        "verbose": False,
+        **{f"mean_{colour}": value for colour, value in zip("rgb", mean)},
+        **{f"std_{colour}": value for colour, value in zip("rgb", std)},
+    }
+
+
+def fitting_batch_size(batch_size: int, num_images: int, num_devices: int) -> int:
+    """Return the batch size, or less where the images are fewer: ImageRecordIter can't fill a batch
+    of more than twice its records."""
+    return min(batch_size, math.ceil(num_images / num_devices) * num_devices)
 
 
 def training_args(record_args: dict, augmentation: dict) -> dict:

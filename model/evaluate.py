@@ -122,22 +122,14 @@ def prepare(args) -> tuple:
     records.check_labels(scanned, num_classes)
 
     devices_used = contexts(args)
-    # ImageRecordIter can't fill a batch of more than twice its records.
-    fitting = math.ceil(scanned.num_images / len(devices_used)) * len(devices_used)
-    batch_size = min(args.batch_size, fitting)
+    batch_size = records.fitting_batch_size(args.batch_size, scanned.num_images, len(devices_used))
     module = bind_for_inference(
         network.symbol, network.arg_params, network.aux_params, (batch_size, *shape), devices_used,
         args.dtype,
     )  # fmt: skip
-    record_args = {
-        "path_imgrec": args.data_val,
-        "batch_size": batch_size,
-        "preprocess_threads": args.data_nthreads,
-        "label_name": "softmax_label",
-        "verbose": False,
-        **{f"mean_{c}": value for c, value in zip("rgb", network.mean)},
-        **{f"std_{c}": value for c, value in zip("rgb", network.std)},
-    }
+    record_args = records.record_args(
+        args.data_val, shape, batch_size, network.mean, network.std, args.data_nthreads
+    )
     scales = args.scales
     if args.ten_crop and not scales:
         if not network.short_side:
@@ -152,9 +144,7 @@ def prepare(args) -> tuple:
             f"--scales: {small[0]} is less than the network's input, {shape[1]}x{shape[2]}"
         )
     views = [{"resize": s, "data_shape": (3, s, s)} for s in scales or ()]
-    streams = [
-        records.EpochIter({**record_args, **view}) for view in views or [{"data_shape": shape}]
-    ]
+    streams = [records.EpochIter({**record_args, **view}) for view in views or [{}]]
     names = network.classes or records.class_names(args.data_val)
     if not names or len(names) != num_classes:
         names = list(map(str, range(num_classes)))

@@ -81,6 +81,7 @@ def main(argv=None) -> int:
         from model.devices import import_mxnet
 
         mx = import_mxnet()
+        from data.records import record_args
         from model.checkpoint import Checkpoints, Place
         from model.network import load_network, numpy_params
 
@@ -93,12 +94,9 @@ def main(argv=None) -> int:
         batch_size = min(args.images, 32)
         try:
             images = mx.io.ImageRecordIter(
-                path_imgrec=args.calibrate,
-                data_shape=network.image_shape,
-                batch_size=batch_size,
-                verbose=False,
-                **{f"mean_{colour}": value for colour, value in zip("rgb", network.mean)},
-                **{f"std_{colour}": value for colour, value in zip("rgb", network.std)},
+                **record_args(
+                    args.calibrate, network.image_shape, batch_size, network.mean, network.std, 4
+                )
             )
             int8 = quantize(network, mx.io.ResizeIter(images, args.images // batch_size))
         except mx.base.MXNetError as error:

@@ -129,16 +129,14 @@ class Trainer:
         self.num_epochs = max(num_epochs, start.epoch)
         self.overwrite = overwrite
         self.last = generation.place if generation else start
-        self.epoch_done = Place(start.epoch, start.batch)
+        self.epoch_done = start
         arg_params, aux_params = pretrained
         if generation:
             arg_params, aux_params = ndarray_params(generation.params)
             states = generation.states
-            if not self.optimizer_params["momentum"]:
-                # nag without momentum has no states; those that were saved have no use.
-                states = {key: array for key, array in states.items() if ":" not in key}
-            if generation.run["settings"].get("freeze", "none") != self.freeze:
-                # Other parameters have states now.
+            other_freeze = generation.run["settings"].get("freeze", "none") != self.freeze
+            if other_freeze or not self.optimizer_params["momentum"]:
+                # Other parameters have states now, or, nag without momentum, none has.
                 states = {key: array for key, array in states.items() if ":" not in key}
             self.module.restore_states(states)
             if self.checkpoints:

@@ -6,38 +6,22 @@ Each in a process of its own, A B A B, medians; the reduced filters, on the CPU.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
-import time
 
 
-def measure(memonger, batch_size, size, steps=4):
+def measure(memonger, batch_size, size):
     """Print the seconds of the fastest step and the peak memory, MB, of this process."""
-    from model.devices import prepare_environment
+    from model.devices import import_mxnet
 
-    prepare_environment()
-    import mxnet as mx
-
+    mx = import_mxnet()
     import symbol_xception
-    from model.running import RunningNetwork
+    from model.benchmark import peak_megabytes, seconds_per_step
 
-    network = RunningNetwork(symbol_xception.get_xception_symbol(1000), memonger=memonger)
-    module = mx.mod.Module(network.symbol)
-    module.bind([("data", (batch_size, 3, size, size))], [("softmax_label", (batch_size,))])
-    module.init_params(mx.init.Xavier())
-    module.init_optimizer(optimizer="nag", optimizer_params={"momentum": 0.9})
-    images = mx.nd.random.uniform(0, 255, (batch_size, 3, size, size))
-    batch = mx.io.DataBatch([images], [mx.nd.zeros(batch_size)])
-    times = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        module.forward_backward(batch)
-        module.update()
-        mx.nd.waitall()
-        times.append(time.perf_counter() - began)
-    print(min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    symbol = symbol_xception.get_xception_symbol(1000)
+    shape = (batch_size, 3, size, size)
+    print(seconds_per_step(symbol, [mx.cpu()], shape, "float32", memonger), peak_megabytes())
 
 
 def main():
