@@ -16,374 +16,44 @@ import sys
 import time
 from pathlib import Path
 
-from data import DataError, OneLineParser, whole
+from data import DataError
+from data.arguments import Defaults, OneLineParser, add_data_args, complete_data_args
 from data.datasets import DATASETS
 from log import LogError
 from log.lines import open_log
 from model import Interrupted, ModelError, mxnet_reason
+from model.arguments import (
+    add_benchmark_args,
+    add_checkpoint_args,
+    add_device_args,
+    add_finetuning_args,
+    add_network_args,
+    add_training_args,
+    check_model_args,
+)
 
 # mxnet takes seconds to load, and reads its environment when it does: what imports it is imported
 # where it is needed, when the arguments are known to be good.
 
 
-KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
-
-# Arguments
-
-
 def parse_arguments(argv) -> argparse.Namespace:
     """Return the arguments, those of the data set filled in where they were not given."""
-
-    class Defaults(argparse.ArgumentDefaultsHelpFormatter):
-        def _get_help_string(self, action):
-            # A default of None is one that the help tells in words.
-            return action.help if action.default is None else super()._get_help_string(action)
-
     parser = OneLineParser(
         prog="train_xception.py",
         description="Train Xception on image records (.rec files).",
         formatter_class=Defaults,
     )
-
-    def by_data_type(text):
-        values = ", ".join(f"{name}: {text(data)}" for name, data in DATASETS.items())
-        return f"(default by data type: {values})"
-
-    group = parser.add_argument_group("devices")
-    group.add_argument(
-        "--gpus",
-        type=gpu_ids,
-        metavar="IDS",
-        help="GPUs to train on, as in 0,1,2,3; empty (--gpus=) for the CPU "
-        "(default: 0 where there is one, else the CPU)",
-    )
-    group.add_argument(
-        "--cpus",
-        type=whole(1),
-        metavar="N",
-        help="train data-parallel on N CPU contexts, as on N GPUs (default: not)",
-    )
-    group.add_argument("--kv-store", choices=KVSTORES, default="device", help="type of the kvstore")
-    group.add_argument(
-        "--memonger",
-        action="store_true",
-        help="less memory, more time: keep only the blocks' outputs for the backward pass",
-    )
-    group.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16", "auto"),
-        default="float32",
-        help="what convolutions are computed in; parameters, BatchNorm statistics and classifier "
-        "stay in float32; bfloat16 is for CPUs, float16 for GPUs; auto takes bfloat16 where a "
-        "short measurement at the start finds it faster, and with --retrain what the run had",
-    )
-    group.add_argument(
-        "--workspace",
-        type=whole(1),
-        default=512,
-        metavar="MB",
-        help="scratch memory of a convolution on a GPU",
-    )
-
-    group = parser.add_argument_group("data")
-    group.add_argument("--data-type", choices=DATASETS, default="imagenet", help="data set")
-    group.add_argument(
-        "--data-dir", metavar="DIR", help="folder of the .rec files (default: ./data/<data type>/)"
-    )
-    group.add_argument(
-        "--data-train",
-        metavar="REC",
-        help="training records " + by_data_type(lambda data: data.train_records[2]),
-    )
-    group.add_argument(
-        "--data-val",
-        metavar="REC",
-        help="validation records; empty for none " + by_data_type(lambda data: data.val_records),
-    )
-    group.add_argument(
-        "--image-shape",
-        type=image_shape,
-        metavar="C,H,W",
-        help="channels, height, width of the network's input "
-        + by_data_type(lambda data: ",".join(map(str, data.image_shape))),
-    )
-    group.add_argument(
-        "--num-examples",
-        type=whole(1),
-        metavar="N",
-        help="training images (default: as many as the records hold)",
-    )
-    group.add_argument(
-        "--num-classes",
-        type=whole(1),
-        metavar="N",
-        help="classes (default: the largest training label + 1)",
-    )
-    group.add_argument(
-        "--aug-level",
-        type=int,
-        choices=(1, 2, 3),
-        default=2,
-        help="augmentation: 1 crop and mirror; 2 scale, aspect ratio and colour too; 3 rotation "
-        "and shear too; cifar10 and digits always have a padded crop alone",
-    )
-    group.add_argument(
-        "--rgb-mean",
-        type=three_numbers,
-        metavar="R,G,B",
-        help="subtracted from the pixels, by channel (default: 0; that of the network that the run "
-        "starts or goes on from)",
-    )
-    group.add_argument(
-        "--rgb-std",
-        type=divisors,
-        metavar="R,G,B",
-        help="what the pixels are divided by then, by channel (default: 1; that of the network "
-        "that the run starts or goes on from)",
-    )
-    group.add_argument(
-        "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads"
-    )
-    group.add_argument(
-        "--skip-bad-records",
-        action="store_true",
-        help="check every record first, and train and validate without those that are damaged; "
-        "what was found is kept beside the records",
-    )
-    group.add_argument("--list-dir", default="./", help="not used, and was not in 2017")
-
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--filters",
-        choices=("reduced", "original"),
-        help="numbers of filters: those of the 2017 script, or of the paper (default: reduced; "
-        "those of the network that the run starts or goes on from)",
-    )
-    group.add_argument(
-        "--padding",
-        choices=("half", "keras"),
-        help="of the stem's convolutions and of max-pooling: as in 2017, or as in Keras (default: "
-        "half; that of the network that the run starts or goes on from)",
-    )
-    group.add_argument("--dropout", type=float, default=0.2, help="before the classifier")
-    group.add_argument("--bn-mom", type=float, default=0.9, help="momentum of BatchNorm")
-
-    group = parser.add_argument_group("fine-tuning")
-    group.add_argument(
-        "--pretrained",
-        type=checkpoint,
-        metavar="PREFIX,EPOCH",
-        help="checkpoint to start from; its classifier is kept where it has as many classes "
-        "(default: none, random weights)",
-    )
-    group.add_argument(
-        "--freeze",
-        choices=("none", "entry", "all-but-head"),
-        default="none",
-        help="what keeps the weights and moving statistics that it starts from: the entry flow, or "
-        "everything but the classifier",
-    )
-    group.add_argument(
-        "--head-lr-mult",
-        type=positive,
-        default=1.0,
-        metavar="X",
-        help="the classifier's learning rate is that of the others times X",
-    )
-
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--batch-size",
-        type=whole(1),
-        default=256,
-        metavar="N",
-        help="images a batch, over all devices of a worker",
-    )
-    group.add_argument(
-        "--num-epochs",
-        type=whole(1),
-        metavar="N",
-        help="epochs, counted from the start of the run "
-        + by_data_type(lambda data: data.num_epochs),
-    )
-    group.add_argument(
-        "--lr",
-        type=positive,
-        metavar="X",
-        help="learning rate (default: 0.1; with --retrain, the one that the run had)",
-    )
-    group.add_argument(
-        "--lr-steps",
-        type=epochs,
-        metavar="N,N,...",
-        help="epochs at whose start the learning rate is multiplied by --lr-factor; with --retrain "
-        "and --lr, those already begun are dropped "
-        + by_data_type(lambda data: ",".join(map(str, data.lr_steps))),
-    )
-    group.add_argument(
-        "--lr-factor", type=positive, default=0.1, metavar="X", help="see --lr-steps"
-    )
-    group.add_argument("--mom", type=float, default=0.9, help="momentum of the optimizer, nag")
-    group.add_argument("--wd", type=float, default=0.0001, help="weight decay")
-    group.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of all randomness")
-
-    group = parser.add_argument_group("checkpoints and log")
-    group.add_argument(
-        "--model-prefix",
-        metavar="PREFIX",
-        help="of the checkpoint files (default: model/xception-<data type>-0-0)",
-    )
-    group.add_argument(
-        "--retrain",
-        action="store_true",
-        help="go on from the newest checkpoint, or from that of --model-load-epoch",
-    )
-    group.add_argument(
-        "--model-load-epoch",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="what --retrain goes on from: the checkpoint of N epochs; 0 for the newest",
-    )
-    group.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="start anew where there are checkpoints; the first new one deletes them",
-    )
-    group.add_argument(
-        "--checkpoint-epochs", type=whole(1), default=1, metavar="N", help="one every N epochs"
-    )
-    group.add_argument(
-        "--checkpoint-batches",
-        type=whole(1),
-        metavar="N",
-        help="within an epoch, one every N batches; the next one replaces it (default: none)",
-    )
-    group.add_argument(
-        "--keep",
-        type=whole(1),
-        metavar="N",
-        help="checkpoints to keep: the newest N and the best (default: all)",
-    )
-    group.add_argument(
-        "--frequent", type=whole(1), default=50, metavar="N", help="batches between two log lines"
-    )
-    group.add_argument(
-        "--log-file", metavar="FILE", help="(default: log/<name of the model prefix>.log)"
-    )
-
-    group = parser.add_argument_group("benchmark")
-    group.add_argument(
-        "--benchmark",
-        nargs="?",
-        const="training",
-        choices=("training", "input"),
-        help="print how fast it is, and write nothing; training: on random pixels, without files; "
-        "input: the records read, decoded, augmented, and not trained on (default: not)",
-    )
-    group.add_argument(
-        "--benchmark-batches",
-        type=whole(1),
-        default=20,
-        metavar="N",
-        help="batches that are measured; of training, after 3 that are not",
-    )
-
+    add_device_args(parser)
+    add_data_args(parser)
+    add_network_args(parser)
+    add_finetuning_args(parser)
+    add_training_args(parser)
+    add_checkpoint_args(parser)
+    add_benchmark_args(parser)
     args = parser.parse_args(argv)
-    if args.model_load_epoch and not args.retrain:
-        parser.error(f"--model-load-epoch={args.model_load_epoch} needs --retrain")
-    if args.retrain and args.overwrite:
-        parser.error("--retrain goes on, --overwrite starts anew: give one of them")
-    if args.freeze != "none" and not (args.pretrained or args.retrain):
-        parser.error(f"--freeze {args.freeze} needs --pretrained")
-    if args.model_prefix is not None and not Path(args.model_prefix + "x").name[:-1]:
-        parser.error(f"--model-prefix: {args.model_prefix!r} has no name after the folder")
-    if args.gpus and args.cpus:
-        parser.error("--gpus and --cpus: give one of them")
-    if not 0 <= args.dropout < 1:
-        parser.error(f"--dropout: must be in [0, 1), not {args.dropout}")
-    if not 0 <= args.bn_mom < 1:
-        parser.error(f"--bn-mom: must be in [0, 1), not {args.bn_mom}")
-    if args.lr_factor > 1:
-        parser.error(f"--lr-factor: must be at most 1, not {args.lr_factor}")
-    if not 0 <= args.mom < 1:
-        parser.error(f"--mom: must be in [0, 1), not {args.mom}")
-    if not 0 <= args.wd < math.inf:
-        parser.error(f"--wd: must be a number from 0 up, not {args.wd}")
-
-    data = DATASETS[args.data_type]
-    args.data_dir = args.data_dir or f"./data/{args.data_type}/"
-    if args.data_train is None:
-        args.data_train = str(Path(args.data_dir, data.train_records[args.aug_level]))
-    if args.data_val is None:
-        args.data_val = str(Path(args.data_dir, data.val_records))
-    args.image_shape = args.image_shape or data.image_shape
-    args.num_epochs = args.num_epochs or data.num_epochs
-    args.lr_steps = data.lr_steps if args.lr_steps is None else args.lr_steps
-    args.model_prefix = args.model_prefix or f"model/xception-{args.data_type}-0-0"
-    args.log_file = args.log_file or f"log/{Path(args.model_prefix).name}.log"
+    check_model_args(parser, args)
+    complete_data_args(args)
     return args
-
-
-def positive(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return value
-
-
-def numbers(text, what, parse):
-    try:
-        return tuple(parse(word) for word in text.split(",") if text)
-    except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}") from None
-
-
-def gpu_ids(text):
-    ids = numbers(text, "GPU numbers as in 0,1,2,3", whole(0))
-    if len(set(ids)) != len(ids):
-        raise argparse.ArgumentTypeError(f"names a GPU twice: {text}")
-    return ids
-
-
-def epochs(text):
-    steps = numbers(text, "epochs as in 20,40,60", whole(1))
-    if list(steps) != sorted(set(steps)):
-        raise argparse.ArgumentTypeError(f"must be in rising order, not {text}")
-    return steps
-
-
-def image_shape(text):
-    shape = numbers(text, "3,height,width", whole(1))
-    if len(shape) != 3 or shape[0] != 3:
-        raise argparse.ArgumentTypeError(f"must be 3,height,width, not {text!r}")
-    return shape
-
-
-def checkpoint(text):
-    prefix, _, epoch = text.rpartition(",")
-    if not prefix:
-        raise argparse.ArgumentTypeError(f"must be PREFIX,EPOCH, not {text!r}")
-    return prefix, whole(0)(epoch)
-
-
-def three_numbers(text):
-    values = numbers(text, "three numbers as in 123.68,116.78,103.94", float)
-    if len(values) == 1:
-        values *= 3
-    if len(values) != 3 or not all(map(math.isfinite, values)):
-        raise argparse.ArgumentTypeError(f"must be three numbers, not {text!r}")
-    return values
-
-
-def divisors(text):
-    values = three_numbers(text)
-    if min(values) <= 0:
-        raise argparse.ArgumentTypeError(f"must be three numbers above 0, not {text!r}")
-    return values
 
 
 # From the arguments to the run

@@ -30,7 +30,8 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from data import DataError, OneLineParser, images, whole
+from data import DataError, images
+from data.arguments import OneLineParser, whole
 from data.images import ImageError
 from data.recordfile import packed, writing
 

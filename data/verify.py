@@ -28,7 +28,8 @@ import mxnet as mx
 import numpy as np
 from tqdm import tqdm
 
-from data import DataError, OneLineParser, whole
+from data import DataError
+from data.arguments import OneLineParser, whole
 from data.datasets import DATASETS
 from data.images import read
 from data.pack import usable_cores

@@ -13,7 +13,8 @@ import math
 import sys
 from pathlib import Path
 
-from data import DataError, OneLineParser, whole
+from data import DataError
+from data.arguments import OneLineParser, whole
 from model import ModelError
 
 

@@ -16,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from data import OneLineParser, whole
+from data.arguments import OneLineParser, whole
 from model import ModelError, mxnet_reason
 
 _ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

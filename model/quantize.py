@@ -13,7 +13,7 @@ import contextlib
 import os
 import sys
 
-from data import OneLineParser, whole
+from data.arguments import OneLineParser, whole
 from model import ModelError, mxnet_reason
 
 

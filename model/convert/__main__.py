@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from data import DataError, OneLineParser, whole
+from data import DataError
+from data.arguments import OneLineParser, whole
 from model import ModelError
 
 
