@@ -8,8 +8,9 @@ arguments can't be used; 1: the run failed; 130, 143: stopped by SIGINT, SIGTERM
 """
 
 import argparse
+import hashlib
+import json
 import math
-import os
 import shlex
 import signal
 import sys
@@ -21,7 +22,7 @@ from data.arguments import Defaults, OneLineParser, add_data_args, complete_data
 from data.datasets import DATASETS
 from log import LogError
 from log.lines import open_log
-from model import Interrupted, ModelError, mxnet_reason
+from model import Interrupted, ModelError
 from model.arguments import (
     add_benchmark_args,
     add_checkpoint_args,
@@ -31,6 +32,8 @@ from model.arguments import (
     add_training_args,
     check_model_args,
 )
+from model.cluster import JobError, join, role_of_this_process, serve
+from model.devices import import_mxnet
 
 # mxnet takes seconds to load, and reads its environment when it does: what imports it is imported
 # where it is needed, when the arguments are known to be good.
@@ -191,6 +194,17 @@ def training_images(args, path, start, batches, workers=1, rank=0):
     return EpochIter({**arguments, **shard}, args.seed, start.epoch, start.batch, batches)
 
 
+def validation_images(args, path, parts, rank, devices):
+    """Return the batches of this worker's part of `path`, None where that is empty. parts : the
+    images in each part."""
+    from data.records import EpochIter, fitting_batch_size
+
+    if not parts[rank]:
+        return None
+    arguments = record_args(args, path, fitting_batch_size(args.batch_size, parts[rank], devices))
+    return EpochIter({**arguments, "num_parts": len(parts), "part_index": rank})
+
+
 def what_images_show(paths, num_classes, say) -> tuple:
     """Return (class names, short side of the validation images in pixels), as `predict` needs
     them; None for what is not known."""
@@ -317,25 +331,90 @@ def short(value) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def create_kvstore(args, say) -> tuple:
-    """Return (kvstore, rank of this worker, number of workers)."""
-    import mxnet as mx
+def sum_dtype(args, workers) -> str:
+    """Return the type in which the servers sum gradients."""
+    if args.sum_dtype != "auto":
+        return args.sum_dtype
+    plain = args.gc_type == "none" and args.kv_store != "dist_async"
+    return "float64" if plain and workers > 2 else "float32"
 
-    if "dist" not in args.kv_store:
-        return args.kv_store, 0, 1
-    if args.kv_store == "dist_async":
-        say("dist_async: the servers keep the momentum; a resumed run starts without it")
+
+def say_what_a_job_does(args, cluster, say):
+    """Say what training on several workers means for the figures of the command line."""
+    images = args.batch_size * cluster.workers
+    say(
+        f"{args.kv_store}: worker {cluster.rank} of {cluster.workers}; "
+        + (
+            f"each batch of {args.batch_size} images is an update of its own at the servers, which "
+            "keep the momentum: a resumed run starts without it, and is not exact"
+            if cluster.updates_on_servers
+            else f"a batch is {cluster.workers} x {args.batch_size} images, by which gradients are "
+            f"divided: {images}; --lr is not changed by that"
+        )
+    )
+    if not cluster.updates_on_servers and sum_dtype(args, cluster.workers) == "float64":
+        say("gradients are summed in float64: see --sum-dtype")
+    if args.gc_type != "none":
+        say(
+            f"--gc-type {args.gc_type}: what it holds back of the gradients is not in checkpoints: "
+            "a resumed run is not exact"
+        )
+
+
+def shared_generation(args, checkpoints, cluster, say) -> tuple:
+    """Return (the generation to go on from, the same for all workers, None for a run that starts
+    anew; the rank of the worker that has it, and writes the next ones)."""
+    from model.checkpoint import Generation
+
+    found, problem, notices = None, None, []
+    if cluster.rank == 0 or args.retrain:
+        try:
+            found = find_generation(args, checkpoints, notices.append)
+        except ModelError as error:
+            problem = str(error)
+    offer = {"count": found.count if found else -1, "problem": problem}
+    offers = [json.loads(each) for each in cluster.gather(json.dumps(offer).encode())]
+    newest = max(each["count"] for each in offers)
+    if newest < 0:
+        if offers[0]["problem"]:
+            raise JobError(offers[0]["problem"])
+        return None, 0
+    writer = [each["count"] for each in offers].index(newest)
+    digest = hashlib.sha256(found.to_bytes()).digest() if found and cluster.workers > 1 else b""
+    digests = cluster.gather(digest)
+    if cluster.rank == writer:
+        for line in notices:
+            say(line)
     else:
-        # Every worker updates its own copy, and so has the optimizer's state for checkpoints.
-        os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
-    try:
-        kvstore = mx.kv.create(args.kv_store)
-    except mx.base.MXNetError as error:
-        raise ModelError(
-            f"--kv-store {args.kv_store} needs a launcher and its DMLC_* variables: "
-            f"{mxnet_reason(error)}"
-        ) from None
-    return kvstore, kvstore.rank, kvstore.num_workers
+        say(f"goes on from worker {writer}'s checkpoint")
+    if len(set(digests)) > 1:
+        content = found.to_bytes() if cluster.rank == writer else None
+        found = Generation.from_bytes(cluster.broadcast(content, writer))
+    return found, writer
+
+
+def check_alike(cluster, **settings):
+    """Raise JobError where a worker was told something else than worker 0, or has other files."""
+    own_places = ("data_train", "data_val", "pretrained")
+    mine = {name: value for name, value in settings.items() if name not in own_places}
+    told = [json.loads(each) for each in cluster.gather(json.dumps(mine).encode())]
+    for rank, theirs in enumerate(told):
+        for name, value in told[0].items():
+            if theirs[name] != value:
+                raise JobError(
+                    f"{name} is {short(value)} for worker 0, and {short(theirs[name])} for worker "
+                    f"{rank}: all need the same command and the same files"
+                )
+
+
+def digest_of(network) -> str:
+    """Return a checksum of the parameters of a network (model.network.Network)."""
+    from model.network import numpy_params
+
+    digest = hashlib.sha256()
+    for name, array in sorted(numpy_params(network.arg_params, network.aux_params).items()):
+        digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def where_to_go_on(args, generation, settings, batches, say) -> tuple:
@@ -369,15 +448,14 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
     return start, saved["lr"], saved["lr_epoch"]
 
 
-def prepare(args) -> tuple:
+def prepare(args, cluster) -> tuple:
     """Check what can be checked before the first batch; write nothing but the lock.
 
     Return (trainer, the arguments of its fit, lines to say).
     """
-    from model.devices import import_mxnet
+    import mxnet as mx
 
-    import_mxnet()
-    from data.records import EpochIter, fitting_batch_size
+    from data.records import part_sizes
     from model.checkpoint import Checkpoints
     from model.finetune import starting_params
     from model.network import check_params, parameter_shapes
@@ -391,7 +469,9 @@ def prepare(args) -> tuple:
     contexts = choose_devices(args, say)
     paths = choose_records(args, say)
     num_examples, num_val, num_classes = look_at_records(args, paths, say)
-    kvstore, rank, workers = create_kvstore(args, say)
+    rank, workers = cluster.rank, cluster.workers
+    if workers > 1:
+        say_what_a_job_does(args, cluster, say)
     if num_examples < args.batch_size * workers:
         raise DataError(
             f"--batch-size {args.batch_size}: a batch of {workers} worker(s) is more than the "
@@ -407,10 +487,12 @@ def prepare(args) -> tuple:
     else:
         log_file = Path(args.log_file)
         args.log_file = str(log_file.with_name(f"{log_file.stem}-{rank}{log_file.suffix}"))
-    generation = find_generation(args, checkpoints, say)
+    generation, writer = shared_generation(args, checkpoints, cluster, say)
+    if rank == writer != 0:
+        checkpoints.lock()
     network, before = starting_point(args, generation)
     symbol = build_network(args, num_classes, before)
-    if rank == 0:
+    if rank == writer:
         checkpoints.check_free(2 * 4 * sum(map(math.prod, parameter_shapes(symbol).values())))
     pretrained = (None, None)
     if generation:
@@ -419,6 +501,9 @@ def prepare(args) -> tuple:
         *pretrained, line = starting_params(network, symbol, ",".join(map(str, args.pretrained)))
         say(line)
     dtype = choose_dtype(args, contexts, symbol, generation, say)
+    if args.dtype == "auto" and len(set(cluster.gather(dtype.encode()))) > 1:
+        dtype = "float32"
+        say("--dtype auto: float32, which is what all workers can do best")
     classes, short_side = what_images_show(paths, num_classes, say)
     settings = settings_of(
         args,
@@ -429,19 +514,43 @@ def prepare(args) -> tuple:
         workers=workers,
         dtype=dtype,
     )
+    check_alike(
+        cluster,
+        starts_from=digest_of(network) if network and workers > 1 else None,
+        num_examples=num_examples,
+        num_val=num_val,
+        lr=args.lr,
+        num_epochs=args.num_epochs,
+        checkpoint_batches=args.checkpoint_batches,
+        checkpoint_epochs=args.checkpoint_epochs,
+        frequent=args.frequent,
+        gc_type=args.gc_type,
+        gc_threshold=args.gc_threshold,
+        sum_dtype=args.sum_dtype,
+        mxnet=mx.__version__,
+        **settings,
+    )
     start, lr, since = where_to_go_on(args, generation, settings, batches, say)
 
     images = training_images(args, paths[0], start, batches, workers, rank)
-    validation = None
-    if args.data_val and rank == 0:
-        batch_size = fitting_batch_size(args.batch_size, num_val, len(contexts))
-        validation = EpochIter(record_args(args, paths[1], batch_size))
+    validation, validation_batches = None, 0
+    if args.data_val and not cluster.updates_on_servers:
+        parts = part_sizes(paths[1], workers)
+        validation_batches = max(math.ceil(part / args.batch_size) for part in parts)
+        validation = validation_images(args, paths[1], parts, rank, len(contexts))
+    elif args.data_val and rank == 0:
+        validation_batches = math.ceil(num_val / args.batch_size)
+        validation = validation_images(args, paths[1], [num_val], 0, len(contexts))
 
+    if workers > 1 and sum_dtype(args, workers) == "float64":
+        cluster.sum_gradients_in("float64")
+    if args.gc_type != "none":
+        cluster.compress_gradients(args.gc_type, args.gc_threshold)
     trainer = Trainer(
         symbol=symbol,
         contexts=contexts,
-        kvstore=kvstore,
-        checkpoints=checkpoints if rank == 0 else None,
+        cluster=cluster,
+        checkpoints=checkpoints if rank == writer else None,
         settings=settings,
         num_classes=num_classes,
         batches=batches,
@@ -469,15 +578,13 @@ def prepare(args) -> tuple:
         "generation": generation,
         "overwrite": args.overwrite,
         "pretrained": pretrained,
+        "validation_batches": validation_batches,
     }
     return trainer, fit, notices
 
 
-def benchmark(args):
+def benchmark(args, cluster):
     """Measure what --benchmark names, and print it."""
-    from model.devices import import_mxnet
-
-    import_mxnet()
     import numpy as np
 
     from data.synthetic import SyntheticIter
@@ -511,7 +618,7 @@ def benchmark(args):
         trainer = Trainer(
             symbol=symbol,
             contexts=contexts,
-            kvstore=create_kvstore(args, print)[0],
+            cluster=cluster,
             checkpoints=None,
             settings={},
             num_classes=num_classes,
@@ -536,12 +643,34 @@ def benchmark(args):
 
 def main(argv=None) -> int:
     args = parse_arguments(argv)
+    try:
+        role = role_of_this_process(args.kv_store)
+        if role in ("scheduler", "server"):
+            return serve(role, args.kv_store, args.stall_timeout)
+        import_mxnet()
+        cluster = join(args.kv_store, args.stall_timeout)
+    except ModelError as error:
+        print(f"train_xception.py: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    try:
+        code = train(args, cluster)
+    except Exception:
+        cluster.abort()
+        raise
+    cluster.close()
+    return code
+
+
+def train(args, cluster) -> int:
+    """Do what the arguments say. Return the exit code."""
     code = 2
     try:
         if args.benchmark:
-            benchmark(args)
+            benchmark(args, cluster)
             return 0
-        trainer, fit, notices = prepare(args)
+        trainer, fit, notices = prepare(args, cluster)
         log = open_log(args.log_file, anew=args.overwrite)
         code = 1
         log.info("%s", " ".join(map(shlex.quote, sys.argv)))
@@ -552,6 +681,8 @@ def main(argv=None) -> int:
         if code == 1:
             log.error("error: %s", error)
         print(f"train_xception.py: error: {error}", file=sys.stderr)
+        if not isinstance(error, JobError):
+            cluster.fail(str(error))
         return code
     except Interrupted as stop:
         return 128 + stop.signal

@@ -207,11 +207,7 @@ def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optiona
     it failed on is not far from the `delivered` images that it gave before.
     """
     offsets = scan(path).offsets
-    # dmlc-core's InputSplitBase::ResetPartition: equal numbers of bytes, each part from the first
-    # record that begins in it.
-    share = -(-os.path.getsize(path) // num_parts)
-    share += -share % 4
-    numbers = np.flatnonzero((offsets >= share * part) & (offsets < share * (part + 1)))
+    numbers = _in_part(offsets, path, num_parts, part)
     reached = offsets[numbers[min(delivered, len(numbers) - 1)]]
     for number in numbers[np.abs(offsets[numbers] - reached) <= _NEAR].tolist():
         found = next(walk(path, number, int(offsets[number])))
@@ -220,6 +216,23 @@ def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optiona
         except (ImageError, ValueError) as error:
             return f"{found.place}: {error}"
     return None
+
+
+def part_sizes(path, num_parts: int) -> list:
+    """Return how many records each part has that ImageRecordIter reads with `num_parts`."""
+    offsets = scan(path).offsets
+    return [len(_in_part(offsets, path, num_parts, part)) for part in range(num_parts)]
+
+
+def _in_part(offsets, path, num_parts, part):
+    """Return the numbers of a part's records.
+
+    dmlc-core's InputSplitBase::ResetPartition: equal numbers of bytes, each part from the first
+    record that begins in it.
+    """
+    share = -(-os.path.getsize(path) // num_parts)
+    share += -share % 4
+    return np.flatnonzero((offsets >= share * part) & (offsets < share * (part + 1)))
 
 
 def epoch_seed(*numbers: int) -> int:

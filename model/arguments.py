@@ -53,6 +53,36 @@ def add_device_args(parser):
     )
     group.add_argument("--kv-store", choices=KVSTORES, default="device", help="type of the kvstore")
     group.add_argument(
+        "--gc-type",
+        choices=("none", "2bit"),
+        default="none",
+        help="compression of the gradients that the workers of --kv-store dist_* send",
+    )
+    group.add_argument(
+        "--gc-threshold",
+        type=positive,
+        default=0.5,
+        metavar="X",
+        help="what --gc-type 2bit sends of a gradient, summed over a batch: X, -X or 0; the rest "
+        "is added to that of the next batch",
+    )
+    group.add_argument(
+        "--sum-dtype",
+        choices=("auto", "float32", "float64"),
+        default="auto",
+        help="type in which the servers of --kv-store dist_* sum gradients; with three workers or "
+        "more, float32 depends on the order in which they come, and a run does not repeat bit for "
+        "bit; float64 is twice as much to send; auto: float64 for three workers or more",
+    )
+    group.add_argument(
+        "--stall-timeout",
+        type=positive,
+        default=600,
+        metavar="SECONDS",
+        help="with --kv-store dist_*, how long to wait for the other roles to gather, and then for "
+        "the next batch, before the process ends",
+    )
+    group.add_argument(
         "--memonger",
         action="store_true",
         help="less memory, more time: keep only the blocks' outputs for the backward pass",
@@ -232,6 +262,10 @@ def check_model_args(parser, args):
         parser.error(f"--freeze {args.freeze} needs --pretrained")
     if args.model_prefix is not None and not Path(args.model_prefix + "x").name[:-1]:
         parser.error(f"--model-prefix: {args.model_prefix!r} has no name after the folder")
+    if args.gc_type != "none" and "dist" not in args.kv_store:
+        parser.error(f"--gc-type {args.gc_type} is for --kv-store dist_*, not {args.kv_store}")
+    if args.sum_dtype == "float64" and (args.gc_type != "none" or args.kv_store == "dist_async"):
+        parser.error("--sum-dtype float64: not with --gc-type or --kv-store dist_async")
     if args.gpus and args.cpus:
         parser.error("--gpus and --cpus: give one of them")
     if not 0 <= args.dropout < 1:

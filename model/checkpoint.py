@@ -20,9 +20,11 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from model import ModelError, ndarray_file
 
@@ -53,6 +55,7 @@ class Generation:
     symbol_json : the network.
     params, states : name -> numpy array.
     run : what the run wrote about itself (`Checkpoints.save`).
+    count : how many generations the run had saved with this one.
     """
 
     place: Place
@@ -60,6 +63,29 @@ class Generation:
     params: dict
     states: dict
     run: dict
+    count: int
+
+    def to_bytes(self) -> bytes:
+        """Return all of it, for `from_bytes`."""
+        names = [field.name for field in fields(self)]
+        head = {name: getattr(self, name) for name in names if name not in ("params", "states")}
+        head["place"] = [self.place.epoch, self.place.batch]
+        arrays = {"head": np.frombuffer(json.dumps(head).encode(), np.uint8)}
+        for kind in ("params", "states"):
+            arrays.update({f"{kind} {k}": array for k, array in getattr(self, kind).items()})
+        pieces = []
+        ndarray_file.dump(arrays, lambda piece: pieces.append(bytes(piece)))
+        return b"".join(pieces)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "Generation":
+        arrays = ndarray_file.parse(content)
+        head = json.loads(arrays.pop("head").tobytes())
+        head["place"] = Place(*head["place"])
+        for kind in ("params", "states"):
+            of_kind = [name for name in arrays if name.startswith(f"{kind} ")]
+            head[kind] = {name[len(kind) + 1 :]: arrays[name] for name in of_kind}
+        return cls(**head)
 
 
 class Checkpoints:
@@ -124,7 +150,8 @@ class Checkpoints:
                 arrays.append(ndarray_file.parse(content[path]))
             except ndarray_file.FormatError as error:
                 raise ModelError(f"{path}: {error}") from None
-        return Generation(place, content[self._symbol].decode(), *arrays, described["run"])
+        symbol_json = content[self._symbol].decode()
+        return Generation(place, symbol_json, *arrays, described["run"], described["count"])
 
     def validation(self, place: Place) -> dict:
         """Return the validation figures of a generation; None where there are none."""

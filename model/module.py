@@ -1,8 +1,12 @@
 """An MXNet Module whose whole state can be taken out and put back."""
 
+import math
+
 import mxnet as mx
+import numpy as np
 
 from model import ModelError
+from model.cluster import Alone
 from model.network import initial_params, ndarray_params, numpy_params
 from model.running import LOSS_SCALE, RunningNetwork
 
@@ -18,6 +22,7 @@ class ResumableModule(mx.mod.Module):
     dtype, memonger : as for `RunningNetwork`. In float16 an update is left out where the gradients
     have overflowed.
     frozen : names of the arguments not to be trained.
+    cluster : the workers that train it. What takes out state, all of them call.
     """
 
     def __init__(
@@ -27,7 +32,9 @@ class ResumableModule(mx.mod.Module):
         dtype: str = "float32",
         memonger: bool = False,
         frozen: list = (),
+        cluster=None,
     ):
+        self._cluster = cluster or Alone()
         self._saved = symbol
         device_type = context[0].device_type
         self._running = RunningNetwork(symbol, device_type, dtype, memonger=memonger)
@@ -85,8 +92,8 @@ class ResumableModule(mx.mod.Module):
         """Return name -> numpy array of all that the parameters don't hold.
 
         ``NAME:i`` is the i-th optimizer state of parameter NAME (momentum, for nag). Within an
-        epoch, ``NAME@k`` is the moving statistic NAME on device k of several: each keeps its own,
-        and `fit` averages them only when the epoch ends.
+        epoch, ``NAME@k`` is the moving statistic NAME on device k of several, those of worker 0
+        first: each keeps its own, and `fit` averages them only when the epoch ends.
         """
         arrays = {}
         updater = self._any_updater()
@@ -95,11 +102,30 @@ class ResumableModule(mx.mod.Module):
                 slots = _as_slots(updater.states.get(key)) if updater else ()
                 for i, slot in enumerate(slots):
                     arrays[f"{name}:{i}"] = self._running.crop(f"arg:{name}", slot.asnumpy())
-        if len(self._context) > 1 and not at_epoch_end:
-            for name, block in zip(self._exec_group.aux_names, self._exec_group.aux_arrays):
-                for k, array in enumerate(block):
-                    arrays[f"{name}@{k}"] = self._running.crop(f"aux:{name}", array.asnumpy())
+        if not at_epoch_end:
+            devices = self._moving_statistics_of_all()
+            if len(devices) > 1:
+                for k, statistics in enumerate(devices):
+                    for name, array in statistics.items():
+                        arrays[f"{name}@{k}"] = self._running.crop(f"aux:{name}", array)
         return arrays
+
+    def _moving_statistics_of_all(self) -> list:
+        """Return, for each device of each worker, name -> numpy array."""
+        names, blocks = self._exec_group.aux_names, self._exec_group.aux_arrays
+        own = [[block[k].asnumpy() for block in blocks] for k in range(len(self._context))]
+        content = b"".join(array.tobytes() for arrays in own for array in arrays)
+        devices = []
+        for received in self._cluster.gather(content):
+            values = np.frombuffer(received, np.float32)
+            for _ in self._context:
+                statistics = {}
+                for name, block in zip(names, blocks):
+                    shape = block[0].shape
+                    size = math.prod(shape)
+                    statistics[name], values = values[:size].reshape(shape), values[size:]
+                devices.append(statistics)
+        return devices
 
     def _put_states(self, arrays):
         updater = self._any_updater()
@@ -128,8 +154,9 @@ class ResumableModule(mx.mod.Module):
                 updater.states_synced[key] = False
         for name, block in zip(self._exec_group.aux_names, self._exec_group.aux_arrays):
             # A checkpoint of another number of devices keeps to the average, which is set already.
-            if sum(key.startswith(f"{name}@") for key in arrays) == len(block) > 1:
-                for k, array in enumerate(block):
+            devices = len(block) * self._cluster.workers
+            if sum(key.startswith(f"{name}@") for key in arrays) == devices > 1:
+                for k, array in enumerate(block, start=len(block) * self._cluster.rank):
                     array[:] = self._running.pad(f"aux:{name}", arrays[f"{name}@{k}"])
         unknown = [key for key in arrays if ":" in key and key not in used]
         if updater and unknown:
@@ -155,9 +182,10 @@ class ResumableModule(mx.mod.Module):
         mx.nd.waitall()
         for name, block in zip(self._exec_group.param_names, self._exec_group.param_arrays):
             block[0].copyto(self._arg_params[name])
-        for name, block in zip(self._exec_group.aux_names, self._exec_group.aux_arrays):
-            mean = sum(array.copyto(mx.cpu()) for array in block) / len(block)
-            mean.astype(self._aux_params[name].dtype).copyto(self._aux_params[name])
+        devices = self._moving_statistics_of_all()
+        for name in self._exec_group.aux_names:
+            mean = sum(statistics[name] for statistics in devices) / np.float32(len(devices))
+            self._aux_params[name][:] = mean
         self._params_dirty = False
 
     def all_finite(self) -> bool:

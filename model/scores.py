@@ -46,13 +46,23 @@ class Scores:
     def count(self) -> int:
         return int(self.confusion.sum())
 
+    def totals(self) -> list:
+        """Return what the scores of several parts of a data set add up by: the images, those that
+        are right, those whose class is among the first `TOP_K`, and the cross-entropy's sum."""
+        return [self.count, int(np.trace(self.confusion)), self._in_top_k, self._cross_entropy]
+
     def values(self) -> list:
         """Return [(name, value)], the names those of `new_metric`."""
-        values = [("accuracy", np.trace(self.confusion) / self.count)]
-        if len(self.confusion) > TOP_K:
-            values.append((f"top_k_accuracy_{TOP_K}", self._in_top_k / self.count))
-        values.append(("cross-entropy", self._cross_entropy / self.count))
-        return [(name, float(value)) for name, value in values]
+        return values_of(self.totals(), len(self.confusion))
+
+
+def values_of(totals: list, num_classes: int) -> list:
+    """Return [(name, value)] of what `Scores.totals` gave, the names those of `new_metric`."""
+    count, right, in_top_k, cross_entropy = totals
+    values = [("accuracy", right / count)]
+    if num_classes > TOP_K:
+        values.append((f"top_k_accuracy_{TOP_K}", in_top_k / count))
+    return [*values, ("cross-entropy", cross_entropy / count)]
 
 
 def evaluate(module: mx.mod.Module, images: mx.io.DataIter, num_classes: int, stop=lambda: False):

@@ -1,5 +1,7 @@
 """The training run: Module.fit, and what happens after each batch and epoch."""
 
+import itertools
+import json
 import logging
 import math
 import os
@@ -13,11 +15,15 @@ import numpy as np
 
 from model import Interrupted, ModelError, mxnet_reason
 from model.checkpoint import Checkpoints, Generation, Place
+from model.cluster import Alone
 from model.finetune import frozen_params, training_symbol
 from model.module import ResumableModule
 from model.network import ndarray_params, numpy_params
 from model.running import bind_for_inference
-from model.scores import evaluate, new_metric
+from model.scores import evaluate, new_metric, values_of
+
+#: What a worker tells the others that can't read its next batch: the last one is to be saved.
+_UNREADABLE = -2
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class Trainer:
     Parameters
     ----------
     symbol : the network as it is saved.
-    contexts, kvstore : as for mx.mod.Module and its `fit`.
+    contexts : as for mx.mod.Module.
+    cluster : model.cluster.Cluster or Alone: the workers that train it, and their kvstore.
     checkpoints : where to write; None for the workers that don't.
     settings : what the run was told, written into each checkpoint.
     batches, batch_size : updates in an epoch, images of a worker in an update.
@@ -70,7 +77,7 @@ class Trainer:
         self,
         symbol,
         contexts: list,
-        kvstore,
+        cluster: Alone,
         checkpoints: Checkpoints,
         settings: dict,
         num_classes: int,
@@ -86,7 +93,7 @@ class Trainer:
     ):
         self.symbol = symbol
         self.contexts = contexts
-        self.kvstore = kvstore
+        self.cluster = cluster
         self.checkpoints = checkpoints
         self.settings = settings
         self.batches = batches
@@ -96,13 +103,19 @@ class Trainer:
         self.freeze = freeze
         frozen = frozen_params(symbol, freeze)
         self.module = ResumableModule(
-            training_symbol(symbol, frozen, head_lr_mult), contexts, dtype, memonger, frozen
+            training_symbol(symbol, frozen, head_lr_mult),
+            contexts,
+            dtype,
+            memonger,
+            frozen,
+            cluster,
         )
         self.metric = _ResumableMetric(new_metric(num_classes).metrics)
         self.num_classes = num_classes
         self.speedometer = mx.callback.Speedometer(batch_size, housekeeping.frequent)
         self.best = None
-        self.stop_signal = None
+        self.stop_signal = None  # that this worker has got
+        self.stopping = 0  # the signal that all workers are known to stop by
         self.log = logging.getLogger()
 
     def fit(
@@ -115,17 +128,20 @@ class Trainer:
         generation: Generation = None,
         overwrite: bool = False,
         pretrained: tuple = (None, None),
+        validation_batches: int = 0,
     ):
         """Train from `start` to `num_epochs` epochs.
 
-        images : data.records.EpochIter, at `start`. validation : DataIter or None.
+        images : data.records.EpochIter, at `start`. validation : DataIter of this worker's part, or
+        None. validation_batches : in the largest part; 0 for no validation.
         generation : what to go on from. pretrained : (arg_params, aux_params) to begin with; what
         they don't have begins at random. overwrite : the first checkpoint replaces all that are
         there. Raises Interrupted, ModelError where the run can't go on, and what `images` or
         `validation` raise; all of these but a divergence leave a checkpoint.
         """
-        self.images = _UpToAnError(images)
+        self.images = _UpToAnError(images, self._begin_epoch)
         self.validation = validation
+        self.validation_batches = validation_batches
         self.num_epochs = max(num_epochs, start.epoch)
         self.overwrite = overwrite
         self.last = generation.place if generation else start
@@ -143,6 +159,9 @@ class Trainer:
                 self._find_best(generation)
             if start.batch:
                 self._restore_figures(generation.run["figures"], start.batch)
+        # With dist_async the servers count updates, of all workers.
+        workers = self.cluster.workers if self.cluster.updates_on_servers else 1
+        batches = self.batches * workers
         signals = (signal.SIGINT, signal.SIGTERM)
         handlers = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
@@ -150,19 +169,19 @@ class Trainer:
             if at_epoch_end and not generation.run["validation"]:
                 # Saved, and then stopped before it was validated.
                 self._validate(start, True, arg_params, aux_params)
-                if self.stop_signal:
+                if self.stopping:
                     raise self._interrupted(start)
             mx.random.seed(seed)
             self.module.fit(
                 self.images,
                 eval_metric=self.metric,
-                kvstore=self.kvstore,
+                kvstore=self.cluster.kvstore,
                 optimizer="nag",
                 optimizer_params={
                     **self.optimizer_params,
                     "learning_rate": self.schedule.lr,
-                    "lr_scheduler": self.schedule.scheduler(self.batches),
-                    "begin_num_update": start.epoch * self.batches + start.batch,
+                    "lr_scheduler": self.schedule.scheduler(batches),
+                    "begin_num_update": start.epoch * batches + start.batch * workers,
                 },
                 # The 2017 script's.
                 initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
@@ -204,15 +223,15 @@ class Trainer:
         self.speedometer(param._replace(nbatch=batch.number))
         if batch.number % self.housekeeping.frequent == 0:
             self._check_parameters(place)
-        if self.images.error:
+        if self._exchange(place, self.images.error):
             self._save(place)
             raise self._unreadable(place)
         if param.locals["end_of_batch"]:
             return  # the end of the epoch has a checkpoint of its own
         every = self.housekeeping.checkpoint_batches
-        if self.stop_signal or (every and place.batch % every == 0):
+        if self.stopping or (every and place.batch % every == 0):
             self._save(place)
-        if self.stop_signal:
+        if self.stopping:
             raise self._interrupted(place)
 
     def _after_epoch(self, epoch, _symbol, arg_params, aux_params):
@@ -223,16 +242,12 @@ class Trainer:
         # First the checkpoint, then its score: validation may take long, and may be interrupted.
         if saved:
             self._save(place)
-        try:
-            validated = self._validate(place, saved, arg_params, aux_params)
-        except Exception:  # a record that can't be read
-            if not saved:
-                self._save(place)
-            raise
-        if self.stop_signal and not saved:
+        validated = self._validate(place, saved, arg_params, aux_params)
+        self._exchange(place)
+        if self.stopping and not saved:
             self._save(place)
         self._prune()
-        if self.stop_signal and not (validated and place.epoch == self.num_epochs):
+        if self.stopping and not (validated and place.epoch == self.num_epochs):
             raise self._interrupted(place)
 
     def _due(self, place) -> bool:
@@ -241,18 +256,21 @@ class Trainer:
 
     def _validate(self, place, saved, arg_params, aux_params) -> bool:
         """Score the network and log it; False where a signal came between."""
-        if not self.validation:
+        if not self.validation_batches:
             return True
-        # An executor of its own: a forward pass for inference leaves the weights in oneDNN's
-        # layouts, and training would go on with other roundings than from a checkpoint.
-        images = self.validation
-        scorer = bind_for_inference(
-            self.symbol, arg_params, aux_params, images.provide_data[0].shape, self.contexts
-        )
-        scores = evaluate(scorer, images, self.num_classes, lambda: self.stop_signal)
-        if scores is None:
+        if self.stopping:
             return False
-        values = scores.values()
+        totals, error = self._totals_of_own_part(place, arg_params, aux_params)
+        if self.someone_cannot_read:
+            if not saved:
+                self._save(place)
+            if not error:
+                self.cluster.exchange(0)  # raises what the other worker says
+            raise error
+        if self.stopping:
+            return False
+        all_totals = map(json.loads, self.cluster.gather(json.dumps(totals).encode()))
+        values = values_of([sum(column) for column in zip(*all_totals)], self.num_classes)
         for name, value in values:
             self.log.info("Epoch[%d] Validation-%s=%f", place.epoch - 1, name, value)
         if saved and self.checkpoints:
@@ -266,7 +284,47 @@ class Trainer:
                 self.checkpoints.set_best(place)
         return True
 
-    # Divergence and signals
+    def _totals_of_own_part(self, place, arg_params, aux_params):
+        """Return (`Scores.totals` of this worker's part of the validation images, of no use where a
+        signal or another worker's error came between; what was wrong with a record, or None)."""
+        batches_done = 0
+
+        def stop(error=None):
+            nonlocal batches_done
+            batches_done += 1
+            return self._exchange(f"validation after {place}", error) or self.stopping
+
+        totals = [0, 0, 0, 0.0]
+        if self.validation:
+            # An executor of its own: a forward pass for inference leaves the weights in oneDNN's
+            # layouts, and training would go on with other roundings than from a checkpoint.
+            shape = self.validation.provide_data[0].shape
+            scorer = bind_for_inference(self.symbol, arg_params, aux_params, shape, self.contexts)
+            try:
+                scores = evaluate(scorer, self.validation, self.num_classes, stop)
+            except Exception as error:  # a record that can't be read
+                stop(error)
+                return None, error
+            totals = scores and scores.totals()
+        # Another worker's part may have a batch more.
+        ended = self.validation and totals is None
+        while not ended and batches_done < self.validation_batches:
+            ended = stop()
+        return totals, None
+
+    # Divergence, signals, and what other workers say
+
+    def _exchange(self, reached, error=None) -> bool:
+        """Tell the other workers how it is here; hear what signal all are to stop by. Return
+        whether one of them, for an `error`, can't read on."""
+        status = _UNREADABLE if error else self.stop_signal or 0
+        statuses = self.cluster.exchange(status, str(reached))
+        self.stopping = self.stopping or max(0, *statuses)
+        self.someone_cannot_read = _UNREADABLE in statuses
+        return self.someone_cannot_read
+
+    def _begin_epoch(self, error) -> bool:
+        return self._exchange(f"{self.epoch_done}'s last batch", error)
 
     def _check_parameters(self, place):
         if not self.module.all_finite():
@@ -284,11 +342,13 @@ class Trainer:
         self.stop_signal = number
 
     def _interrupted(self, place):
-        self._say_stopped(f"by {signal.Signals(self.stop_signal).name} ", place)
-        return Interrupted(self.stop_signal)
+        self._say_stopped(f"by {signal.Signals(self.stopping).name} ", place)
+        return Interrupted(self.stopping)
 
     def _unreadable(self, place):
         self._say_stopped("", place)
+        if not self.images.error:
+            self.cluster.exchange(0)  # raises what the other worker says
         return self.images.error
 
     def _say_stopped(self, by, place):
@@ -300,28 +360,31 @@ class Trainer:
     # Checkpoints
 
     def _save(self, place):
-        if not self.checkpoints:
-            return
         arg_params, aux_params = self.module.get_params()
         params = numpy_params(arg_params, aux_params)
         for name, array in params.items():
             if not np.isfinite(array).all():
                 self._diverged(place, name)
         states = self.module.training_state(at_epoch_end=not place.batch)
+        figures = None
+        if place.batch:
+            figures = [json.loads(own) for own in self.cluster.gather(self._figures())]
+        self.last = place
+        if not self.checkpoints:
+            return
         run = {
             "settings": self.settings,
             "lr": self.schedule.lr,
             "lr_epoch": self.schedule.since,
             "updates": place.epoch * self.batches + place.batch,
             "batches": self.batches,
-            "figures": self._figures() if place.batch else None,
+            "figures": figures,
             "validation": None,
             "best": self.best,
             "versions": {"python": platform.python_version(), "mxnet": mx.__version__},
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         size = self.checkpoints.save(place, self.symbol.tojson(), params, states, run)
-        self.last = place
         # Within an epoch a checkpoint lives until the next one.
         replaced = [p for p in self.checkpoints.places() if p.batch or self.overwrite]
         self.checkpoints.remove(p for p in replaced if p != place)
@@ -356,14 +419,17 @@ class Trainer:
 
     # The running figures of an epoch
 
-    def _figures(self):
-        return [
+    def _figures(self) -> bytes:
+        figures = [
             [float(m.sum_metric), m.num_inst, float(m.global_sum_metric), m.global_num_inst]
             for m in self.metric.metrics
         ]
+        return json.dumps(figures).encode()
 
     def _restore_figures(self, figures, batch):
-        self.metric.restored = figures
+        if not isinstance(figures[0][0], list):
+            figures = [figures]  # before there were several workers
+        self.metric.restored = figures[self.cluster.rank % len(figures)]
         # As it stands behind that many batches: its next line is then due when it would have been.
         self.speedometer.init = True
         self.speedometer.last_count = batch - 1
@@ -371,27 +437,38 @@ class Trainer:
 
 
 class _UpToAnError:
-    """Iterator over `images` for Module.fit, for which an error in reading them is the end of an
-    epoch. Kept in `error`, it can be raised when the batch before it is done, metrics and all."""
+    """Iterable over `images` for Module.fit, for which an error in reading them is the end of an
+    epoch. Kept in `error`, it can be raised when the batch before it is done, metrics and all.
+
+    begin : called, when an epoch begins, with what went wrong with its first batch, or None; true
+    where there shall be no batch.
+    """
 
     error = None
 
-    def __init__(self, images):
+    def __init__(self, images, begin):
         self.images = images
+        self._begin = begin
         self.provide_data, self.provide_label = images.provide_data, images.provide_label
 
     def __iter__(self):
-        return self
+        batches = self._batches()
+        first = next(batches, None)
+        # Where a worker can't even read its first batch, the others are not to wait for it.
+        if self._begin(self.error) or first is None:
+            return iter(())
+        return itertools.chain([first], batches)
 
-    def __next__(self):
-        if not self.error:
+    def _batches(self):
+        while not self.error:
             try:
-                return self.images.next()
+                batch = self.images.next()
             except StopIteration:
-                raise
+                return
             except Exception as error:
                 self.error = error
-        raise StopIteration
+                return
+            yield batch
 
     def reset(self):
         try:

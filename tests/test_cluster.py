@@ -1,0 +1,338 @@
+"""A job of several workers on loopback: real schedulers, servers and workers, really killed."""
+
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from model.checkpoint import Checkpoints
+from model.cluster import Alone
+from model.module import ResumableModule
+from symbol_xception import get_xception_symbol
+from tests.conftest import ROOT, command
+
+_BEATS = {"PS_HEARTBEAT_INTERVAL": "1", "PS_HEARTBEAT_TIMEOUT": "4"}
+
+
+def free_port():
+    """Return a port that is free, and that ps-lite does not choose for a server or worker."""
+    for port in random.sample(range(20000, 32000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
+
+
+class Job:
+    """A started job. Each role has a folder and an output of its own: folder/worker-0/out. How
+    ps-lite numbers the workers is not known beforehand."""
+
+    def __init__(self, folder, workers, servers, commands):
+        self.folder = folder
+        shared = {
+            **os.environ,
+            **_BEATS,
+            "DMLC_NUM_WORKER": str(workers),
+            "DMLC_NUM_SERVER": str(servers),
+            "DMLC_PS_ROOT_URI": "127.0.0.1",
+            "DMLC_PS_ROOT_PORT": str(free_port()),
+            "DMLC_NODE_HOST": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+        }
+        counts = {"scheduler": 1, "server": servers, "worker": workers}
+        self.processes = {}
+        for role, count in counts.items():
+            for number in range(count):
+                name = f"{role}-{number}"
+                (folder / name).mkdir(parents=True, exist_ok=True)
+                given = commands(number) if role == "worker" else commands(0)
+                with open(folder / name / "out", "w") as out:
+                    self.processes[name] = subprocess.Popen(
+                        given, cwd=folder / name, env={**shared, "DMLC_ROLE": role},
+                        stdout=out, stderr=out,
+                    )  # fmt: skip
+
+    def output(self, name):
+        return (self.folder / name / "out").read_text()
+
+    def outputs(self, role="worker"):
+        return [self.output(name) for name in self.processes if name.startswith(role)]
+
+    def await_line(self, text, role="worker", seconds=240):
+        for _ in range(10 * seconds):
+            if any(text in output for output in self.outputs(role)):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"no {text!r} in {self.outputs(role)}")
+
+    def send(self, number, role):
+        for name, process in self.processes.items():
+            if name.startswith(role):
+                process.send_signal(number)
+
+    def codes(self, seconds=240) -> dict:
+        """Wait for all processes; return their exit codes by name."""
+        until = time.time() + seconds
+        try:
+            return {
+                name: process.wait(max(0.1, until - time.time()))
+                for name, process in self.processes.items()
+            }
+        finally:
+            for process in self.processes.values():
+                process.kill()
+                process.wait()
+
+    def with_checkpoint(self):
+        """The folders of workers that have written one."""
+        return sorted(path.parent for path in self.folder.glob("worker-*/x-symbol.json"))
+
+
+@pytest.fixture
+def train(records, tmp_path):
+    """Start a job that trains on the records."""
+
+    def start(name, *more, workers=2, servers=1, of_worker=lambda number: []):
+        given = [*records.arguments, "--kv-store=dist_sync", "--model-prefix=x", "--log-file=x.log",
+                 "--stall-timeout=200", *more]  # fmt: skip
+        return Job(
+            tmp_path / name, workers, servers, lambda number: command(*given, *of_worker(number))
+        )
+
+    return start
+
+
+_UPDATES = """
+import sys
+import mxnet as mx
+import numpy as np
+from model.cluster import join, role_of_this_process, serve
+from model.network import numpy_params
+from tests.test_cluster import trained
+role = role_of_this_process("dist_sync")
+if role != "worker":
+    sys.exit(serve(role, "dist_sync", 60))
+cluster = join("dist_sync", 60)
+module = trained(cluster, [mx.cpu()], lambda images: images[cluster.rank::2])
+state = {**numpy_params(*module.get_params()), **module.training_state(at_epoch_end=False)}
+np.savez("state", **state)
+cluster.close()
+"""
+
+
+def trained(cluster, contexts, part):
+    """A module behind 4 updates by batches of which `part` gives the images of this process."""
+    symbol = get_xception_symbol(num_classes=5, filter_list=[16, 16, 16, 20, 24, 32, 32], dropout=0)
+    rng = np.random.RandomState(0)
+    images = rng.randint(0, 256, (8, 3, 48, 48)).astype(np.float32)
+    labels = rng.randint(0, 5, 8).astype(np.float32)
+    module = ResumableModule(symbol, contexts, cluster=cluster)
+    shape = part(images).shape
+    module.bind([("data", shape)], [("softmax_label", shape[:1])])
+    mx.random.seed(0)
+    module.init_params(mx.init.Xavier())
+    module.init_optimizer(cluster.kvstore, "nag", {"learning_rate": 0.0002, "momentum": 0.9})
+    for seed in range(4):
+        batch = mx.io.DataBatch([mx.nd.array(part(images))], [mx.nd.array(part(labels))])
+        batch.seed = seed
+        module.forward_backward(batch)
+        module.update()
+    return module
+
+
+def test_two_workers_are_one_with_two_devices(tmp_path):
+    """Parameters, momentum, and the moving statistics of each device."""
+    job = Job(tmp_path, 2, 2, lambda number: [sys.executable, "-c", _UPDATES])
+    halves = np.r_[0:8:2, 1:8:2]
+    from model.network import numpy_params
+
+    module = trained(Alone("device"), [mx.cpu(0), mx.cpu(1)], lambda images: images[halves])
+    expected = {**numpy_params(*module.get_params()), **module.training_state(at_epoch_end=False)}
+    assert set(job.codes().values()) == {0}, job.outputs("")
+    for number in (0, 1):
+        state = np.load(tmp_path / f"worker-{number}" / "state.npz")
+        assert set(state.files) == set(expected)
+        for name, array in expected.items():
+            # A rounding now and then flips a relu, or the place of a maximum.
+            assert np.linalg.norm(state[name] - array) <= 0.01 * np.linalg.norm(array), name
+    statistic = "Exit_flow_b6_sepconv2_bn_moving_mean"
+    assert np.abs(state[f"{statistic}@0"] - state[f"{statistic}@1"]).max() > 1e-3
+
+
+def states_of(folder, epoch):
+    generation = Checkpoints(folder / "x").load(Checkpoints(folder / "x").places()[-1])
+    assert generation.place.epoch == epoch and not generation.place.batch
+    return generation
+
+
+def test_a_stopped_and_a_killed_job_go_on_exactly_from_one_disk(train):
+    """Three workers, each with a disk of its own. All stop at the same batch, with one checkpoint,
+    by a signal to one of them; after a restart all are killed in the middle of an epoch."""
+    flags = ["--num-epochs=3", "--checkpoint-batches=1", "--frequent=1"]
+    job = train("through", *flags, workers=3, servers=2)
+    assert set(job.codes().values()) == {0}, job.outputs("")
+    (through,) = job.with_checkpoint()
+    validations = [re.findall(r"Validation-\S+", output) for output in job.outputs()]
+    assert len(validations[0]) == 9 and validations[0] == validations[1] == validations[2]
+
+    job = train("stopped", *flags, workers=3, servers=2)
+    job.await_line("Epoch[1] Batch [0-1]")
+    job.processes["worker-1"].terminate()
+    codes = job.codes()
+    assert {code for name, code in codes.items() if name.startswith("worker")} == {143}
+    assert {code for name, code in codes.items() if not name.startswith("worker")} == {0}
+    stops = [re.search(r"stopped by SIGTERM at (.*);", output)[1] for output in job.outputs()]
+    assert len(set(stops)) == 1 and stops[0].startswith("epoch 1, batch")
+    assert len(job.with_checkpoint()) == 1
+
+    job = train("stopped", *flags, "--retrain", workers=3, servers=2)
+    job.await_line("Epoch[2] Batch [0-1]")
+    job.send(signal.SIGKILL, "")
+    job.codes()
+    assert len(job.with_checkpoint()) == 1
+
+    job = train("stopped", *flags, "--retrain", workers=3, servers=2)
+    assert set(job.codes().values()) == {0}, job.outputs("")
+    (stopped,) = job.with_checkpoint()
+    assert any("goes on from" in output for output in job.outputs())
+    one, other = states_of(through, 3), states_of(stopped, 3)
+    assert one.run["validation"] == other.run["validation"]
+    for kind in ("params", "states"):
+        arrays, others = getattr(one, kind), getattr(other, kind)
+        assert arrays and set(arrays) == set(others)
+        for name, array in arrays.items():
+            assert np.array_equal(array, others[name]), name
+
+
+def test_the_loss_of_any_role_ends_the_job(train):
+    """Each role of a job is killed. The others end, say why, and leave a checkpoint that verifies,
+    from which a job goes on."""
+    roles = ("worker-1", "server-0", "scheduler-0")
+    jobs = {role: train(role, "--checkpoint-batches=1") for role in roles}
+    for role, job in jobs.items():
+        job.await_line("Saved checkpoint")
+        job.processes[role].kill()
+    for role, job in jobs.items():
+        codes = job.codes()
+        assert codes.pop(role) == -signal.SIGKILL
+        assert set(codes.values()) == {1}, (role, codes)
+        if role != "scheduler-0":
+            kind = role.split("-")[0]
+            assert re.search(rf"error: lost {kind} \d: no sign", job.output("scheduler-0"))
+        for name in codes:
+            if name != "scheduler-0":
+                last = job.output(name).splitlines()[-1]
+                assert "error: no sign of life of the scheduler, 127.0.0.1:" in last
+        (folder,) = job.with_checkpoint()
+        generation, passed_over = Checkpoints(folder / "x").newest()
+        assert generation and not passed_over
+    # Each of the jobs goes on; one may stand for them.
+    shutil.rmtree(job.folder / "server-0")
+    job = train("scheduler-0", "--retrain", "--num-epochs=1")
+    assert set(job.codes().values()) == {0}, job.outputs("")
+
+
+def test_what_workers_disagree_on_ends_all_of_them(train):
+    job = train("seeds", of_worker=lambda number: [f"--seed={number}"])
+    codes = job.codes()
+    assert codes == {"scheduler-0": 0, "server-0": 0, "worker-0": 2, "worker-1": 2}
+    for output in job.outputs():
+        assert re.search(
+            r"error: seed is [01] for worker 0, and [01] for worker 1: all need", output
+        )
+
+
+def test_what_one_worker_cannot_read_ends_all_of_them_with_a_checkpoint(train, records, tmp_path):
+    """The last record is in one part alone: the worker with the other part hears of it."""
+    broken = tmp_path / "broken"
+    shutil.copytree(records.folder, broken)
+    rec = broken / "train.rec"
+    reader = mx.recordio.MXIndexedRecordIO(
+        str(records.train.with_suffix(".idx")), str(records.train), "r"
+    )
+    writer = mx.recordio.MXIndexedRecordIO(str(rec.with_suffix(".idx")), str(rec), "w")
+    for number in range(96):
+        record = reader.read_idx(number)
+        # Not one of those that are decoded before the training begins.
+        writer.write_idx(number, record if number != 90 else record[:24] + b"no image")
+    writer.close()
+    job = train("unreadable", f"--data-train={rec}", "--num-epochs=2")
+    codes = job.codes()
+    assert codes == {"scheduler-0": 0, "server-0": 0, "worker-0": 1, "worker-1": 1}, job.outputs()
+    lines = [output.splitlines()[-1] for output in job.outputs()]
+    assert sum("error: worker " in line for line in lines) == 1
+    assert all("record 90" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--gc-type=2bit", "--gc-threshold=0.05"), ("--kv-store=dist_async",)]
+)
+def test_compressed_and_asynchronous_jobs_train(train, flags):
+    job = train("x", *flags, "--num-epochs=3", "--lr=0.01")
+    assert set(job.codes().values()) == {0}, job.outputs("")
+    (folder,) = job.with_checkpoint()
+    assert all("a resumed run" in output and "not exact" in output for output in job.outputs())
+    figures = re.findall(r"Validation-cross-entropy=(\S+)", job.output(folder.name))
+    assert len(figures) == 3 and len(set(figures)) == 3
+
+
+# Wrong environments
+
+_GOOD = {
+    "DMLC_ROLE": "worker",
+    "DMLC_NUM_WORKER": "2",
+    "DMLC_NUM_SERVER": "1",
+    "DMLC_PS_ROOT_URI": "127.0.0.1",
+    "DMLC_PS_ROOT_PORT": "9091",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"DMLC_ROLE": ""}, "DMLC_ROLE is not set: start the job with"),
+        ({"DMLC_ROLE": "boss"}, "DMLC_ROLE=boss: must be one of scheduler, server, worker"),
+        ({"DMLC_NUM_SERVER": ""}, "DMLC_NUM_SERVER is not set"),
+        ({"DMLC_NUM_WORKER": "two"}, "DMLC_NUM_WORKER=two: must be a whole number"),
+        ({"DMLC_INTERFACE": "eth77"}, "DMLC_INTERFACE=eth77: this machine has no such"),
+        ({"DMLC_NODE_HOST": "192.0.2.1"}, "DMLC_NODE_HOST: can't listen at 192.0.2.1: "),
+        ({"DMLC_PS_ROOT_URI": "no.invalid"}, "waited 2 s for an address of DMLC_PS_ROOT_URI=no."),
+        ({"DMLC_ROLE": "scheduler", "DMLC_PS_ROOT_URI": "192.0.2.1"}, "listen at 192.0.2.1:9091"),
+        ({}, "waited 2 s for 2 workers and 1 servers to gather at the scheduler, 127.0.0.1:9091"),
+        ({"DMLC_ROLE": "server"}, "waited 2 s for 2 workers and 1 servers to gather"),
+    ],
+)  # fmt: skip
+def test_a_wrong_environment_is_one_line(run, change, told):
+    process = run("--kv-store=dist_sync", "--stall-timeout=2", **{**_GOOD, **change})
+    assert process.returncode == (1 if "waited" in told else 2)
+    assert told in process.stderr and process.stderr.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line(run):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        process = run(
+            "--kv-store=dist_sync",
+            **{**_GOOD, "DMLC_ROLE": "scheduler", "DMLC_PS_ROOT_PORT": str(port)},
+        )
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert f"can't listen at 127.0.0.1:{port}: Address already in use" in process.stderr
+
+
+def test_a_role_without_dist_is_one_line(run):
+    process = run(**_GOOD)
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "DMLC_ROLE=worker, of a job of several workers" in process.stderr
