@@ -687,6 +687,7 @@ def train(args, cluster) -> int:
     except Interrupted as stop:
         return 128 + stop.signal
     except KeyboardInterrupt:  # before the training began
+        cluster.fail("stopped by SIGINT")
         return 128 + signal.SIGINT
     log.info("trained: %s", trainer.summary())
     return 0

@@ -360,6 +360,8 @@ class Trainer:
     # Checkpoints
 
     def _save(self, place):
+        if not self.checkpoints and self.cluster.workers == 1:
+            return
         arg_params, aux_params = self.module.get_params()
         params = numpy_params(arg_params, aux_params)
         for name, array in params.items():

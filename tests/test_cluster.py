@@ -37,16 +37,18 @@ class Job:
     """A started job. Each role has a folder and an output of its own: folder/worker-0/out. How
     ps-lite numbers the workers is not known beforehand."""
 
-    def __init__(self, folder, workers, servers, commands):
+    def __init__(self, folder, workers, servers, commands, hosts=None):
+        """commands : number of a worker -> its command line. hosts : name of a role -> (what to
+        begin its command with, its address)."""
         self.folder = folder
+        hosts = hosts or (lambda name: ([], "127.0.0.1"))
         shared = {
             **os.environ,
             **_BEATS,
             "DMLC_NUM_WORKER": str(workers),
             "DMLC_NUM_SERVER": str(servers),
-            "DMLC_PS_ROOT_URI": "127.0.0.1",
+            "DMLC_PS_ROOT_URI": hosts("scheduler-0")[1],
             "DMLC_PS_ROOT_PORT": str(free_port()),
-            "DMLC_NODE_HOST": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": str(ROOT),
         }
@@ -56,12 +58,13 @@ class Job:
             for number in range(count):
                 name = f"{role}-{number}"
                 (folder / name).mkdir(parents=True, exist_ok=True)
-                given = commands(number) if role == "worker" else commands(0)
+                before, address = hosts(name)
+                given = [*before, *commands(number if role == "worker" else 0)]
+                own = {**shared, "DMLC_ROLE": role, "DMLC_NODE_HOST": address}
                 with open(folder / name / "out", "w") as out:
                     self.processes[name] = subprocess.Popen(
-                        given, cwd=folder / name, env={**shared, "DMLC_ROLE": role},
-                        stdout=out, stderr=out,
-                    )  # fmt: skip
+                        given, cwd=folder / name, env=own, stdout=out, stderr=out
+                    )
 
     def output(self, name):
         return (self.folder / name / "out").read_text()
@@ -103,11 +106,15 @@ class Job:
 def train(records, tmp_path):
     """Start a job that trains on the records."""
 
-    def start(name, *more, workers=2, servers=1, of_worker=lambda number: []):
+    def start(name, *more, workers=2, servers=1, of_worker=lambda number: [], hosts=None):
         given = [*records.arguments, "--kv-store=dist_sync", "--model-prefix=x", "--log-file=x.log",
                  "--stall-timeout=200", *more]  # fmt: skip
         return Job(
-            tmp_path / name, workers, servers, lambda number: command(*given, *of_worker(number))
+            tmp_path / name,
+            workers,
+            servers,
+            lambda number: command(*given, *of_worker(number)),
+            hosts,
         )
 
     return start
@@ -241,6 +248,62 @@ def test_the_loss_of_any_role_ends_the_job(train):
     shutil.rmtree(job.folder / "server-0")
     job = train("scheduler-0", "--retrain", "--num-epochs=1")
     assert set(job.codes().values()) == {0}, job.outputs("")
+
+
+@pytest.fixture
+def machines():
+    """Give each role a network namespace with an address of its own, all on one bridge. Return
+    (hosts for a Job, a function that takes a role off the bridge)."""
+    prefix, made = f"x{os.getpid()}-", []
+
+    def ip(*words):
+        return subprocess.run(["ip", *words], capture_output=True, text=True)
+
+    def add(name):
+        made.append(prefix + name)
+        return ip("netns", "add", prefix + name)
+
+    def hosts(name):
+        if prefix + name not in made:
+            number = len(made)
+            add(name)
+            link = f"to{number}"
+            ip("-n", prefix + name, "link", "add", "eth0", "type", "veth", "peer", "name", link,
+               "netns", prefix + "hub")  # fmt: skip
+            ip("-n", prefix + "hub", "link", "set", link, "master", "br0", "up")
+            ip("-n", prefix + name, "address", "add", f"10.77.0.{number}/24", "dev", "eth0")
+            ip("-n", prefix + name, "link", "set", "eth0", "up")
+            ip("-n", prefix + name, "link", "set", "lo", "up")
+        number = made.index(prefix + name)
+        return ["ip", "netns", "exec", prefix + name], f"10.77.0.{number}"
+
+    def cut(name):
+        ip("-n", prefix + "hub", "link", "set", f"to{made.index(prefix + name)}", "down")
+
+    if shutil.which("ip") is None or add("hub").returncode:
+        pytest.skip("needs ip, and the right to make network namespaces")
+    try:
+        if ip("-n", prefix + "hub", "link", "add", "br0", "type", "bridge").returncode:
+            pytest.skip("this kernel has no bridges")
+        ip("-n", prefix + "hub", "link", "set", "br0", "up")
+        yield hosts, cut
+    finally:
+        for name in made:
+            ip("netns", "del", name)
+
+
+def test_a_cut_link_ends_the_job(train, machines):
+    """Each role on a machine of its own, as it seems to them; the cable of one is pulled."""
+    hosts, cut = machines
+    job = train("cut", "--num-epochs=100", hosts=hosts)
+    job.await_line("Saved checkpoint")
+    cut("worker-1")
+    assert set(job.codes().values()) == {1}, job.outputs("")
+    assert re.search(r"error: lost worker \d: no sign of life for 4 s", job.output("scheduler-0"))
+    for name in ("worker-0", "worker-1", "server-0"):
+        last = job.output(name).splitlines()[-1]
+        assert "error: no sign of life of the scheduler, 10.77.0.1:" in last
+    assert len(job.with_checkpoint()) == 1
 
 
 def test_what_workers_disagree_on_ends_all_of_them(train):
