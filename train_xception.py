@@ -34,6 +34,15 @@ from model.arguments import (
 )
 from model.cluster import JobError, join, role_of_this_process, serve
 from model.devices import import_mxnet
+from model.recipes import (
+    BEFORE_RECIPES,
+    add_recipe_args,
+    complete_recipe,
+    method_of,
+    parse_with_recipe,
+    recipe_line,
+    schedule_args,
+)
 
 # mxnet takes seconds to load, and reads its environment when it does: what imports it is imported
 # where it is needed, when the arguments are known to be good.
@@ -51,11 +60,13 @@ def parse_arguments(argv) -> argparse.Namespace:
     add_network_args(parser)
     add_finetuning_args(parser)
     add_training_args(parser)
+    add_recipe_args(parser)
     add_checkpoint_args(parser)
     add_benchmark_args(parser)
-    args = parser.parse_args(argv)
+    args = parse_with_recipe(parser, argv)
     check_model_args(parser, args)
     complete_data_args(args)
+    complete_recipe(parser, args)
     return args
 
 
@@ -315,6 +326,8 @@ SETTINGS = (
     "data_type", "data_train", "data_val", "image_shape", "aug_level", "rgb_mean", "rgb_std",
     "filters", "padding", "dropout", "bn_mom", "bn_eps", "pretrained", "freeze", "head_lr_mult",
     "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
+    "recipe", "optimizer", "epsilon", "lr_schedule", "warmup_epochs", "lr_min", "decay_epochs",
+    "lr_end", "label_smoothing", "no_bias_decay", "clip_gradient", "accumulate", "ema",
     "kv_store", "skip_bad_records",
 )  # fmt: skip
 
@@ -422,14 +435,12 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
     from model.checkpoint import Place
 
     if not generation:
-        return Place(0), args.lr or 0.1, 0
+        return Place(0), args.lr or args.first_lr, 0
     start, saved = generation.place, generation.run
+    then = {**BEFORE_RECIPES, **saved["settings"]}
     for name, value in settings.items():
-        if saved["settings"].get(name, value) != value:
-            say(
-                f"changed since that checkpoint: {name} {short(saved['settings'][name])} -> "
-                f"{short(value)}"
-            )
+        if then.get(name, value) != value:
+            say(f"changed since that checkpoint: {name} {short(then[name])} -> {short(value)}")
     if start.batch and saved["batches"] != batches:
         start = Place(start.epoch, start.batch * batches // saved["batches"])
         say(f"{saved['batches']} batches an epoch then, {batches} now: goes on at {start}")
@@ -440,6 +451,11 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
         raise ModelError(
             f"{args.model_prefix} was converted: the learning rate of its run is not known: "
             "give --lr"
+        )
+    if then["optimizer"] != args.optimizer and not args.lr:
+        raise ModelError(
+            f"--optimizer {args.optimizer} at the rate of {then['optimizer']}, which the run had "
+            f"(--recipe {then['recipe']}): give the same, or --lr"
         )
     if args.lr:
         began = f"; the run began with {saved['lr']:g}" if saved["lr"] else ""
@@ -456,7 +472,7 @@ def prepare(args, cluster) -> tuple:
     import mxnet as mx
 
     from data.records import part_sizes
-    from model.checkpoint import Checkpoints
+    from model.ema import AveragedCheckpoints
     from model.finetune import starting_params
     from model.network import check_params, parameter_shapes
     from model.training import Housekeeping, Schedule, Trainer
@@ -481,9 +497,12 @@ def prepare(args, cluster) -> tuple:
     if args.checkpoint_batches and args.checkpoint_batches >= batches:
         say(f"--checkpoint-batches {args.checkpoint_batches}: an epoch has only {batches}")
 
-    checkpoints = Checkpoints(args.model_prefix)
+    checkpoints = AveragedCheckpoints(args.model_prefix)
+    method = method_of(args)
     if rank == 0:
         checkpoints.lock()
+        if method.ema:
+            checkpoints.begin_averages()
     else:
         log_file = Path(args.log_file)
         args.log_file = str(log_file.with_name(f"{log_file.stem}-{rank}{log_file.suffix}"))
@@ -493,7 +512,8 @@ def prepare(args, cluster) -> tuple:
     network, before = starting_point(args, generation)
     symbol = build_network(args, num_classes, before)
     if rank == writer:
-        checkpoints.check_free(2 * 4 * sum(map(math.prod, parameter_shapes(symbol).values())))
+        weights = sum(map(math.prod, parameter_shapes(symbol).values()))
+        checkpoints.check_free(4 * weights * method.arrays_in_a_checkpoint())
     pretrained = (None, None)
     if generation:
         check_params(generation.params, symbol, checkpoints.params_file(generation.place))
@@ -514,6 +534,7 @@ def prepare(args, cluster) -> tuple:
         workers=workers,
         dtype=dtype,
     )
+    say(recipe_line(args))
     check_alike(
         cluster,
         starts_from=digest_of(network) if network and workers > 1 else None,
@@ -555,8 +576,8 @@ def prepare(args, cluster) -> tuple:
         num_classes=num_classes,
         batches=batches,
         batch_size=args.batch_size,
-        schedule=Schedule(lr, since, args.lr_steps, args.lr_factor),
-        optimizer_params={"momentum": args.mom, "wd": args.wd},
+        schedule=Schedule(lr, since, **schedule_args(args)),
+        method=method,
         housekeeping=Housekeeping(
             args.checkpoint_epochs, args.checkpoint_batches, args.keep, args.frequent
         ),
@@ -569,6 +590,11 @@ def prepare(args, cluster) -> tuple:
         f"{num_examples} images of {num_classes} classes, {batches} batches an epoch; "
         f"{', '.join(map(str, contexts))}; {dtype}; lr {trainer.schedule.at(start.epoch):g}"
     )
+    if args.accumulate > 1:
+        say(
+            f"--accumulate {args.accumulate}: {args.accumulate * args.batch_size} images an "
+            f"update, {trainer.an_epoch} updates an epoch"
+        )
     fit = {
         "images": images,
         "validation": validation,
@@ -624,8 +650,8 @@ def benchmark(args, cluster):
             num_classes=num_classes,
             batches=batches + 1,
             batch_size=args.batch_size,
-            schedule=Schedule(args.lr or 0.1, 0, (), 1),
-            optimizer_params={"momentum": args.mom, "wd": args.wd},
+            schedule=Schedule(args.lr or args.first_lr, 0, (), 1),
+            method=method_of(args),
             housekeeping=Housekeeping(frequent=args.frequent),
             memonger=args.memonger,
             dtype=dtype,

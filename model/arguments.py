@@ -154,7 +154,7 @@ def add_training_args(parser):
         type=whole(1),
         default=256,
         metavar="N",
-        help="images a batch, over all devices of a worker",
+        help="images a batch, over all devices of a worker; see --accumulate",
     )
     group.add_argument(
         "--num-epochs",
@@ -167,7 +167,8 @@ def add_training_args(parser):
         "--lr",
         type=positive,
         metavar="X",
-        help="learning rate (default: 0.1; with --retrain, the one that the run had)",
+        help="learning rate (default: that of the recipe, 0.1 in 2017; with another --optimizer, "
+        "0.001 for rmsprop, adam and lamb; with --retrain, the one that the run had)",
     )
     group.add_argument(
         "--lr-steps",
@@ -178,9 +179,13 @@ def add_training_args(parser):
         + by_data_type(lambda data: ",".join(map(str, data.lr_steps))),
     )
     group.add_argument(
-        "--lr-factor", type=positive, default=0.1, metavar="X", help="see --lr-steps"
+        "--lr-factor",
+        type=positive,
+        metavar="X",
+        help="what each decay of the learning rate multiplies it by (default: step: 0.1, "
+        "exponential: 0.94)",
     )
-    group.add_argument("--mom", type=float, default=0.9, help="momentum of the optimizer, nag")
+    group.add_argument("--mom", type=float, default=0.9, help="momentum; see --optimizer")
     group.add_argument("--wd", type=float, default=0.0001, help="weight decay")
     group.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of all randomness")
 

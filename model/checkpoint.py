@@ -110,6 +110,10 @@ class Checkpoints:
             ("states", self._file(place, ".states")),
         )
 
+    @property
+    def lock_file(self) -> Path:
+        return self._path("lock")
+
     def params_file(self, place: Place) -> Path:
         return self._file(place, ".params")
 
@@ -155,8 +159,12 @@ class Checkpoints:
 
     def validation(self, place: Place) -> dict:
         """Return the validation figures of a generation; None where there are none."""
+        return (self.run(place) or {}).get("validation")
+
+    def run(self, place: Place) -> dict:
+        """Return what the run wrote about itself in a generation; None where that can't be read."""
         with contextlib.suppress(ModelError):
-            return self._describe(place)["run"].get("validation")
+            return self._describe(place)["run"]
         return None
 
     def _known_symbols(self) -> set:
@@ -293,9 +301,13 @@ class Checkpoints:
                 return
             new = link.with_name(link.name + _UNFINISHED)
             new.unlink(missing_ok=True)
-            new.symlink_to(self._file(place, ".params").name)
+            new.symlink_to(self.best_params_file(place).name)
             os.replace(new, link)
             _sync_folder(self.folder)
+
+    def best_params_file(self, place: Place) -> Path:
+        """The parameters that were validated at `place`."""
+        return self.params_file(place)
 
     def free_bytes(self) -> int:
         """Bytes that are free on the checkpoints' file system; a quota may allow less."""
@@ -318,7 +330,7 @@ class Checkpoints:
 
         Raises ModelError where another run has it, or where its folder can't be written to.
         """
-        path = self._path("lock")
+        path = self.lock_file
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Stays open, and so locked, as long as this object lives.

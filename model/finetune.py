@@ -45,9 +45,18 @@ def frozen_params(symbol: mx.sym.Symbol, freeze: str) -> list:
     return [entry[len("arg:") :] for entry in entries if entry.startswith(begin)]
 
 
-def training_symbol(symbol: mx.sym.Symbol, frozen: list, head_lr_mult: float) -> mx.sym.Symbol:
+def training_symbol(
+    symbol: mx.sym.Symbol,
+    frozen: list,
+    head_lr_mult: float,
+    label_smoothing: float = 0,
+    no_bias_decay: bool = False,
+) -> mx.sym.Symbol:
     """Return `symbol` as it is to be trained: frozen BatchNorms normalise by their moving
-    statistics, and leave these alone; the classifier's learning rate is times `head_lr_mult`."""
+    statistics, and leave these alone; the classifier's learning rate is times `head_lr_mult`.
+
+    label_smoothing, no_bias_decay : as for model.optimizers.Method.
+    """
     graph = json.loads(symbol.tojson())
     for node in graph["nodes"]:
         attrs = node.setdefault("attrs", {})
@@ -55,4 +64,8 @@ def training_symbol(symbol: mx.sym.Symbol, frozen: list, head_lr_mult: float) ->
             attrs["use_global_stats"] = "True"
         if f"arg:{node['name']}" in _OF_HEAD and head_lr_mult != 1:
             attrs["__lr_mult__"] = str(head_lr_mult)
+        if node["op"] == "SoftmaxOutput" and label_smoothing:
+            attrs["smooth_alpha"] = str(label_smoothing)
+        if node["op"] == "null" and node["name"].endswith("_gamma") and no_bias_decay:
+            attrs["__wd_mult__"] = "0"
     return mx.sym.load_json(json.dumps(graph))

@@ -7,6 +7,7 @@ import numpy as np
 
 from model import ModelError
 from model.cluster import Alone
+from model.ema import Average, averaged
 from model.network import initial_params, ndarray_params, numpy_params
 from model.running import LOSS_SCALE, RunningNetwork
 
@@ -22,6 +23,8 @@ class ResumableModule(mx.mod.Module):
     dtype, memonger : as for `RunningNetwork`. In float16 an update is left out where the gradients
     have overflowed.
     frozen : names of the arguments not to be trained.
+    accumulate : batches whose gradients make an update; those at the end of an epoch of `batches`
+    may be fewer. ema : decay of the average of what is trained (`model.ema`), 0 for none.
     cluster : the workers that train it. What takes out state, all of them call.
     """
 
@@ -32,6 +35,9 @@ class ResumableModule(mx.mod.Module):
         dtype: str = "float32",
         memonger: bool = False,
         frozen: list = (),
+        accumulate: int = 1,
+        batches: int = 0,
+        ema: float = 0,
         cluster=None,
     ):
         self._cluster = cluster or Alone()
@@ -39,6 +45,10 @@ class ResumableModule(mx.mod.Module):
         device_type = context[0].device_type
         self._running = RunningNetwork(symbol, device_type, dtype, memonger=memonger)
         self._loss_scale = LOSS_SCALE if dtype == "float16" else 1
+        self._accumulate, self._batches = accumulate, batches
+        # Batches whose gradients wait for others, and their sums: for each parameter, by device.
+        self._waiting, self._sums = 0, []
+        self._ema, self._average = ema, None
         super().__init__(self._running.symbol, context=context, fixed_param_names=frozen)
 
     def init_params(
@@ -59,10 +69,17 @@ class ResumableModule(mx.mod.Module):
     def forward_backward(self, data_batch):
         mx.random.seed(data_batch.seed)
         super().forward_backward(data_batch)
+        if self._accumulate > 1:
+            done = data_batch.number + 1
+            self._due = done % self._accumulate == 0 or done == self._batches
 
     def update(self):
+        if self._accumulate > 1 and not self._accumulated():
+            return
         if self._loss_scale == 1 or self._gradients_are_finite():
             super().update()
+            if self._average:
+                self._average.update()
             return
         # float16 has overflowed: the update is left out, and counted, since the schedule goes by
         # batches.
@@ -71,6 +88,36 @@ class ResumableModule(mx.mod.Module):
             for index in counts:
                 counts[index] += 1
 
+    def _accumulated(self) -> bool:
+        """Add the gradients of the batches that wait, if an update is due, or have them wait."""
+        self._waiting += 1
+        self._params_dirty = True  # the moving statistics
+        for gradients, sums in zip(self._exec_group.grad_arrays, self._sums):
+            for gradient, total in zip(gradients, sums):
+                if self._due:
+                    gradient += total
+                elif self._waiting == 1:
+                    gradient.copyto(total)
+                else:
+                    total += gradient
+        if self._due:
+            self._optimizer.rescale_grad = self._rescale_grad / self._waiting
+            self._clear_sums()
+        return self._due
+
+    def _clear_sums(self):
+        self._waiting = 0
+        for sums in self._sums:
+            for total in sums:
+                total[:] = 0
+
+    def averaged(self, arg_params: dict, aux_params: dict) -> tuple:
+        """Return the averages of these parameters, themselves where there is no average."""
+        if not self._average:
+            return arg_params, aux_params
+        params = averaged(numpy_params(arg_params, aux_params), self._average.state(self._cropped))
+        return ndarray_params(params)
+
     def _gradients_are_finite(self) -> bool:
         of_parameters = [block for block in self._exec_group.grad_arrays if block[0] is not None]
         return all(map(_all_finite, zip(*of_parameters)))
@@ -78,6 +125,14 @@ class ResumableModule(mx.mod.Module):
     def init_optimizer(self, *args, **kwargs):
         super().init_optimizer(*args, **kwargs)
         self._optimizer.rescale_grad /= self._loss_scale
+        self._rescale_grad = self._optimizer.rescale_grad
+        if self._accumulate > 1:
+            self._sums = [
+                [] if block[0] is None else [mx.nd.zeros_like(array) for array in block]
+                for block in self._exec_group.grad_arrays
+            ]
+        if self._ema:
+            self._average = Average(self._ema, *self._what_is_trained())
         if self._states_to_restore is not None:
             self._put_states(self._states_to_restore)
             self._states_to_restore = None
@@ -88,14 +143,36 @@ class ResumableModule(mx.mod.Module):
         """Have `init_optimizer` put back what `training_state` gave."""
         self._states_to_restore = states
 
+    def _what_is_trained(self) -> tuple:
+        """(weights, moving statistics), name -> NDArray on the first device, but for frozen ones"""
+        group = self._exec_group
+        weights = dict(zip(group.param_names, group.param_arrays))
+        frozen = self._fixed_param_names
+        normalised = {name[: -len("gamma")] for name in weights if name.endswith("_gamma")}
+        of_frozen = tuple(prefix for prefix in normalised if f"{prefix}gamma" in frozen)
+        statistics = zip(group.aux_names, group.aux_arrays)
+        return (
+            {name: block[0] for name, block in weights.items() if name not in frozen},
+            {name: block[0] for name, block in statistics if not name.startswith(of_frozen)},
+        )
+
+    def _entry(self, name):
+        return f"{'aux' if name in self._exec_group.aux_names else 'arg'}:{name}"
+
+    def _cropped(self, name, array):
+        return self._running.crop(self._entry(name), array)
+
     def training_state(self, at_epoch_end: bool) -> dict:
         """Return name -> numpy array of all that the parameters don't hold.
 
-        ``NAME:i`` is the i-th optimizer state of parameter NAME (momentum, for nag). Within an
-        epoch, ``NAME@k`` is the moving statistic NAME on device k of several, those of worker 0
-        first: each keeps its own, and `fit` averages them only when the epoch ends.
+        ``NAME:i`` is the i-th optimizer state of parameter NAME (momentum, for nag), ``NAME~`` its
+        average. Within an epoch, ``NAME@k`` is the moving statistic NAME on device k of several,
+        those of worker 0 first: each keeps its own, and `fit` averages them only when the epoch
+        ends. ``NAME+k`` is the sum of the gradients on device k that wait for others, and ``+`` the
+        number of their batches.
         """
         arrays = {}
+        mx.nd.waitall()  # as in _sync_params_from_devices
         updater = self._any_updater()
         for index, name in enumerate(self._exec_group.param_names):
             for key in self._state_keys(index, name)[:1]:
@@ -108,6 +185,13 @@ class ResumableModule(mx.mod.Module):
                 for k, statistics in enumerate(devices):
                     for name, array in statistics.items():
                         arrays[f"{name}@{k}"] = self._running.crop(f"aux:{name}", array)
+        if self._waiting:
+            arrays["+"] = np.array([self._waiting], np.int64)
+            for name, sums in zip(self._exec_group.param_names, self._sums):
+                for k, total in enumerate(sums):
+                    arrays[f"{name}+{k}"] = self._cropped(name, total.asnumpy())
+        if self._average:
+            arrays.update(self._average.state(self._cropped))
         return arrays
 
     def _moving_statistics_of_all(self) -> list:
@@ -158,9 +242,24 @@ class ResumableModule(mx.mod.Module):
             if sum(key.startswith(f"{name}@") for key in arrays) == devices > 1:
                 for k, array in enumerate(block, start=len(block) * self._cluster.rank):
                     array[:] = self._running.pad(f"aux:{name}", arrays[f"{name}@{k}"])
+        if "+" in arrays and self._accumulate > 1:
+            self._put_sums(arrays)
+        if self._average:
+            self._average.restore(arrays, lambda n, a: self._running.pad(self._entry(n), a))
         unknown = [key for key in arrays if ":" in key and key not in used]
         if updater and unknown:
             raise ModelError(f"optimizer state {unknown[0]} has no place in this network")
+
+    def _put_sums(self, arrays):
+        self._waiting = int(arrays["+"][0])
+        for name, sums in zip(self._exec_group.param_names, self._sums):
+            devices = sum(key.startswith(f"{name}+") for key in arrays)
+            saved = [arrays[f"{name}+{k}"] for k in range(devices)] if sums else []
+            if len(saved) != len(sums):
+                # Of another number of devices: an update adds them all up anyway.
+                saved = [sum(saved)] + [np.zeros_like(saved[0])] * (len(sums) - 1)
+            for total, array in zip(sums, saved):
+                total[:] = self._running.pad(f"arg:{name}", array)
 
     def _any_updater(self):
         """The optimizer's states: here, in the local kvstore, or (None) on parameter servers."""

@@ -16,36 +16,17 @@ import numpy as np
 from model import Interrupted, ModelError, mxnet_reason
 from model.checkpoint import Checkpoints, Generation, Place
 from model.cluster import Alone
+from model.ema import averaged
 from model.finetune import frozen_params, training_symbol
 from model.module import ResumableModule
 from model.network import ndarray_params, numpy_params
+from model.optimizers import Method, kind_of_states
 from model.running import bind_for_inference
+from model.schedule import Schedule
 from model.scores import evaluate, new_metric, values_of
 
 #: What a worker tells the others that can't read its next batch: the last one is to be saved.
 _UNREADABLE = -2
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rate `lr` from epoch `since` on, times `factor` at the start of each of `steps`
-    (epochs) that comes later."""
-
-    lr: float
-    since: int
-    steps: tuple
-    factor: float
-
-    def at(self, epoch: int) -> float:
-        passed = [step for step in self.steps if self.since < step <= epoch]
-        return self.lr * self.factor ** len(passed)
-
-    def scheduler(self, batches: int):
-        """Return MXNet's scheduler, which counts updates; None for a constant rate."""
-        updates = [step * batches for step in self.steps if step > self.since]
-        if not updates:
-            return None
-        return mx.lr_scheduler.MultiFactorScheduler(updates, self.factor, base_lr=self.lr)
 
 
 @dataclass(frozen=True)
@@ -68,7 +49,7 @@ class Trainer:
     cluster : model.cluster.Cluster or Alone: the workers that train it, and their kvstore.
     checkpoints : where to write; None for the workers that don't.
     settings : what the run was told, written into each checkpoint.
-    batches, batch_size : updates in an epoch, images of a worker in an update.
+    batches, batch_size : batches in an epoch, images of a worker in a batch.
     memonger, dtype : as for model.running.RunningNetwork.
     freeze, head_lr_mult : as for model.finetune.
     """
@@ -84,7 +65,7 @@ class Trainer:
         batches: int,
         batch_size: int,
         schedule: Schedule,
-        optimizer_params: dict,
+        method: Method,
         housekeeping: Housekeeping,
         memonger: bool = False,
         dtype: str = "float32",
@@ -98,16 +79,25 @@ class Trainer:
         self.settings = settings
         self.batches = batches
         self.schedule = schedule
-        self.optimizer_params = optimizer_params
+        self.method = method
+        # With dist_async the servers count updates, of all workers.
+        self.updates_at_once = cluster.workers if cluster.updates_on_servers else 1
+        #: Updates in an epoch; the last may have the gradients of fewer batches.
+        self.an_epoch = math.ceil(batches / method.accumulate) * self.updates_at_once
+        self.first_update = 0
         self.housekeeping = housekeeping
-        self.freeze = freeze
         frozen = frozen_params(symbol, freeze)
         self.module = ResumableModule(
-            training_symbol(symbol, frozen, head_lr_mult),
+            training_symbol(
+                symbol, frozen, head_lr_mult, method.label_smoothing, method.no_bias_decay
+            ),
             contexts,
             dtype,
             memonger,
             frozen,
+            method.accumulate,
+            batches,
+            method.ema,
             cluster,
         )
         self.metric = _ResumableMetric(new_metric(num_classes).metrics)
@@ -149,26 +139,21 @@ class Trainer:
         arg_params, aux_params = pretrained
         if generation:
             arg_params, aux_params = ndarray_params(generation.params)
-            states = generation.states
-            other_freeze = generation.run["settings"].get("freeze", "none") != self.freeze
-            if other_freeze or not self.optimizer_params["momentum"]:
-                # Other parameters have states now, or, nag without momentum, none has.
-                states = {key: array for key, array in states.items() if ":" not in key}
-            self.module.restore_states(states)
+            self.module.restore_states(self._usable_states(generation, start))
             if self.checkpoints:
                 self._find_best(generation)
             if start.batch:
                 self._restore_figures(generation.run["figures"], start.batch)
-        # With dist_async the servers count updates, of all workers.
-        workers = self.cluster.workers if self.cluster.updates_on_servers else 1
-        batches = self.batches * workers
         signals = (signal.SIGINT, signal.SIGTERM)
         handlers = {number: signal.signal(number, self._on_signal) for number in signals}
         try:
             at_epoch_end = generation and generation.place.epoch and not generation.place.batch
             if at_epoch_end and not generation.run["validation"]:
                 # Saved, and then stopped before it was validated.
-                self._validate(start, True, arg_params, aux_params)
+                params = generation.params
+                if self.method.ema:
+                    params = averaged(params, generation.states)
+                self._validate(start, True, *ndarray_params(params))
                 if self.stopping:
                     raise self._interrupted(start)
             mx.random.seed(seed)
@@ -176,12 +161,12 @@ class Trainer:
                 self.images,
                 eval_metric=self.metric,
                 kvstore=self.cluster.kvstore,
-                optimizer="nag",
+                optimizer=self.method.optimizer,
                 optimizer_params={
-                    **self.optimizer_params,
+                    **self.method.optimizer_params(),
                     "learning_rate": self.schedule.lr,
-                    "lr_scheduler": self.schedule.scheduler(batches),
-                    "begin_num_update": start.epoch * batches + start.batch * workers,
+                    "lr_scheduler": self.schedule.scheduler(self.an_epoch, self.first_update),
+                    "begin_num_update": self._updates(start) - self.first_update,
                 },
                 # The 2017 script's.
                 initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
@@ -203,6 +188,26 @@ class Trainer:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def _usable_states(self, generation, start):
+        """The states of `generation` that this run goes on with."""
+        states, run = generation.states, generation.run
+        if run.get("first_update"):
+            # Counted in the updates of that run, which may have been larger ones.
+            self.first_update = run["first_update"] * self._updates(start) // run["updates"]
+        if kind_of_states(run["settings"]) != kind_of_states(self.settings):
+            # Of other parameters, or another optimizer: they begin anew, and so does its count.
+            states = {key: array for key, array in states.items() if ":" not in key}
+            self.first_update = self._updates(start) if self.method.counts_updates() else 0
+        accumulate = run["settings"].get("accumulate", 1)
+        if (accumulate, run.get("batches")) != (self.method.accumulate, self.batches):
+            states = {key: array for key, array in states.items() if "+" not in key}
+        return states
+
+    def _updates(self, place) -> int:
+        """Updates of the run before `place`."""
+        done = place.batch // self.method.accumulate * self.updates_at_once
+        return place.epoch * self.an_epoch + done
 
     def summary(self) -> str:
         if not self.checkpoints:
@@ -237,12 +242,13 @@ class Trainer:
     def _after_epoch(self, epoch, _symbol, arg_params, aux_params):
         place = self.epoch_done = Place(epoch + 1)
         self._check_parameters(place)
-        self.log.info("Epoch[%d] Learning-rate=%g", epoch, self.schedule.at(epoch))
+        last = self.schedule.rate((epoch + 1) * self.an_epoch - 1, self.an_epoch)
+        self.log.info("Epoch[%d] Learning-rate=%g", epoch, last)
         saved = self._due(place)
         # First the checkpoint, then its score: validation may take long, and may be interrupted.
         if saved:
             self._save(place)
-        validated = self._validate(place, saved, arg_params, aux_params)
+        validated = self._validate(place, saved, *self.module.averaged(arg_params, aux_params))
         self._exchange(place)
         if self.stopping and not saved:
             self._save(place)
@@ -378,7 +384,8 @@ class Trainer:
             "settings": self.settings,
             "lr": self.schedule.lr,
             "lr_epoch": self.schedule.since,
-            "updates": place.epoch * self.batches + place.batch,
+            "updates": self._updates(place),
+            "first_update": self.first_update,
             "batches": self.batches,
             "figures": figures,
             "validation": None,
