@@ -19,6 +19,7 @@ from pathlib import Path
 
 from data import DataError
 from data.arguments import Defaults, OneLineParser, add_data_args, complete_data_args
+from data.augmentation import add_augmentation_args, augmentation, complete_augmentation
 from data.datasets import DATASETS
 from log import LogError
 from log.lines import open_log
@@ -57,6 +58,7 @@ def parse_arguments(argv) -> argparse.Namespace:
     )
     add_device_args(parser)
     add_data_args(parser)
+    add_augmentation_args(parser)
     add_network_args(parser)
     add_finetuning_args(parser)
     add_training_args(parser)
@@ -66,6 +68,7 @@ def parse_arguments(argv) -> argparse.Namespace:
     args = parse_with_recipe(parser, argv)
     check_model_args(parser, args)
     complete_data_args(args)
+    complete_augmentation(parser, args)
     complete_recipe(parser, args)
     return args
 
@@ -197,10 +200,10 @@ def record_args(args, path, batch_size) -> dict:
 
 def training_images(args, path, start, batches, workers=1, rank=0):
     """Return the batches of this worker from `path`, from the place `start` on."""
-    from data.records import EpochIter, training_args
+    from data.records import EpochIter, short_side, training_args
 
-    augmentation = DATASETS[args.data_type].augmentation[args.aug_level]
-    arguments = training_args(record_args(args, path, args.batch_size), augmentation)
+    drawn = augmentation(args, short_side(path))
+    arguments = training_args(record_args(args, path, args.batch_size), drawn)
     shard = {"num_parts": workers, "part_index": rank}
     return EpochIter({**arguments, **shard}, args.seed, start.epoch, start.batch, batches)
 
@@ -323,9 +326,9 @@ def starting_point(args, generation):
 
 #: The arguments that decide what a run computes. A checkpoint keeps them.
 SETTINGS = (
-    "data_type", "data_train", "data_val", "image_shape", "aug_level", "rgb_mean", "rgb_std",
-    "filters", "padding", "dropout", "bn_mom", "bn_eps", "pretrained", "freeze", "head_lr_mult",
-    "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
+    "data_type", "data_train", "data_val", "image_shape", "aug_level", "augmentation",
+    "rgb_mean", "rgb_std", "filters", "padding", "dropout", "bn_mom", "bn_eps", "pretrained",
+    "freeze", "head_lr_mult", "batch_size", "lr_steps", "lr_factor", "mom", "wd", "seed",
     "recipe", "optimizer", "epsilon", "lr_schedule", "warmup_epochs", "lr_min", "decay_epochs",
     "lr_end", "label_smoothing", "no_bias_decay", "clip_gradient", "accumulate", "ema",
     "kv_store", "skip_bad_records",
@@ -437,7 +440,7 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
     if not generation:
         return Place(0), args.lr or args.first_lr, 0
     start, saved = generation.place, generation.run
-    then = {**BEFORE_RECIPES, **saved["settings"]}
+    then = {**BEFORE_RECIPES, "augmentation": {}, **saved["settings"]}
     for name, value in settings.items():
         if then.get(name, value) != value:
             say(f"changed since that checkpoint: {name} {short(then[name])} -> {short(value)}")

@@ -30,11 +30,12 @@ from tqdm import tqdm
 
 from data import DataError
 from data.arguments import OneLineParser, whole
+from data.augmentation import add_augmentation_args, augmentation, complete_augmentation
 from data.datasets import DATASETS
 from data.images import read
 from data.pack import usable_cores
 from data.recordfile import has_checksum, problem_of, read_index, unpacked, walk, writing
-from data.records import EpochIter, class_names, training_args
+from data.records import EpochIter, class_names, short_side, training_args
 
 # Bytes that one task of a thread checks: small records in groups.
 _GROUP = 1 << 18
@@ -283,7 +284,10 @@ def parse_arguments(argv) -> argparse.Namespace:
         metavar="N",
         help="threads (default: the cores, %(default)s)",
     )
+    add_augmentation_args(parser)
     args = parser.parse_args(argv)
+    args.image_shape = DATASETS[args.data_type].image_shape
+    complete_augmentation(parser, args)
     for path in args.records:
         if not path.is_file():
             parser.error(f"{path}: no such file")
@@ -296,7 +300,6 @@ def parse_arguments(argv) -> argparse.Namespace:
 
 def main(argv=None) -> int:
     args = parse_arguments(argv)
-    data = DATASETS[args.data_type]
     wrong = 0
     try:
         for path in args.records:
@@ -307,8 +310,8 @@ def main(argv=None) -> int:
             if args.repair and names:
                 shutil.copy(path.with_name("classes.txt"), args.repair)
             if shown:
-                shape = {"data_shape": data.image_shape, "verbose": False}
-                augmented = training_args(shape, data.augmentation[args.aug_level])
+                shape = {"data_shape": args.image_shape, "verbose": False}
+                augmented = training_args(shape, augmentation(args, short_side(path)))
                 folder = args.show_dir or path.parent
                 folder.mkdir(parents=True, exist_ok=True)
                 for picture in draw(shown, names, augmented, folder / path.stem):
