@@ -512,6 +512,8 @@ def prepare(args, cluster) -> tuple:
     generation, writer = shared_generation(args, checkpoints, cluster, say)
     if rank == writer != 0:
         checkpoints.lock()
+        if method.ema:
+            checkpoints.begin_averages()
     network, before = starting_point(args, generation)
     symbol = build_network(args, num_classes, before)
     if rank == writer:

@@ -111,12 +111,29 @@ class ResumableModule(mx.mod.Module):
             for total in sums:
                 total[:] = 0
 
+    @property
+    def gradients_wait(self) -> bool:
+        """Whether there are gradients that have made no update yet."""
+        return self._waiting > 0
+
     def averaged(self, arg_params: dict, aux_params: dict) -> tuple:
         """Return the averages of these parameters, themselves where there is no average."""
         if not self._average:
             return arg_params, aux_params
-        params = averaged(numpy_params(arg_params, aux_params), self._average.state(self._cropped))
+        params = averaged(numpy_params(arg_params, aux_params), self._state_of_average())
         return ndarray_params(params)
+
+    def _state_of_average(self) -> dict:
+        """The average's state; of moving statistics, which differ by worker, that of worker 0."""
+        state = self._average.state(self._cropped)
+        differ = [name for name in state if name[:-1] in self._exec_group.aux_names]
+        content = b"".join(state[name].tobytes() for name in differ)
+        values = np.frombuffer(self._cluster.broadcast(content, 0), np.float32)
+        for name in differ:
+            shape = state[name].shape
+            state[name], values = np.split(values, [math.prod(shape)])
+            state[name] = state[name].reshape(shape)
+        return state
 
     def _gradients_are_finite(self) -> bool:
         of_parameters = [block for block in self._exec_group.grad_arrays if block[0] is not None]
@@ -191,7 +208,7 @@ class ResumableModule(mx.mod.Module):
                 for k, total in enumerate(sums):
                     arrays[f"{name}+{k}"] = self._cropped(name, total.asnumpy())
         if self._average:
-            arrays.update(self._average.state(self._cropped))
+            arrays.update(self._state_of_average())
         return arrays
 
     def _moving_statistics_of_all(self) -> list:

@@ -228,10 +228,13 @@ class Trainer:
         self.speedometer(param._replace(nbatch=batch.number))
         if batch.number % self.housekeeping.frequent == 0:
             self._check_parameters(place)
+        # Gradients that wait in other workers would not be in the checkpoint.
+        whole = self.cluster.workers == 1 or not self.module.gradients_wait
         if self._exchange(place, self.images.error):
-            self._save(place)
+            if whole:
+                self._save(place)
             raise self._unreadable(place)
-        if param.locals["end_of_batch"]:
+        if param.locals["end_of_batch"] or not whole:
             return  # the end of the epoch has a checkpoint of its own
         every = self.housekeeping.checkpoint_batches
         if self.stopping or (every and place.batch % every == 0):
