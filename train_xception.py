@@ -8,6 +8,7 @@ arguments can't be used; 1: the run failed; 130, 143: stopped by SIGINT, SIGTERM
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import math
@@ -22,6 +23,7 @@ from data.arguments import Defaults, OneLineParser, add_data_args, complete_data
 from data.augmentation import add_augmentation_args, augmentation, complete_augmentation
 from data.datasets import DATASETS
 from log import LogError
+from log.arguments import add_log_args
 from log.lines import open_log
 from model import Interrupted, ModelError
 from model.arguments import (
@@ -64,6 +66,7 @@ def parse_arguments(argv) -> argparse.Namespace:
     add_training_args(parser)
     add_recipe_args(parser)
     add_checkpoint_args(parser)
+    add_log_args(parser)
     add_benchmark_args(parser)
     args = parse_with_recipe(parser, argv)
     check_model_args(parser, args)
@@ -623,11 +626,12 @@ def benchmark(args, cluster):
     from model.checkpoint import Place
     from model.training import Housekeeping, Schedule, Trainer
 
+    say = (lambda line: None) if args.quiet else print
     _, before = starting_point(args, None)
     shape = "x".join(map(str, (args.batch_size, *args.image_shape)))
     if args.benchmark == "input":
-        paths = choose_records(args, print)
-        num_images, _, _ = look_at_records(args, paths, print)
+        paths = choose_records(args, say)
+        num_images, _, _ = look_at_records(args, paths, say)
         an_epoch = math.ceil(num_images / args.batch_size)
         began = time.perf_counter()
         images = training_images(args, paths[0], Place(0), an_epoch)
@@ -640,10 +644,10 @@ def benchmark(args, cluster):
         what = f"input, {paths[0]}, {args.data_nthreads} threads, {shape}"
     else:
         warm_up = 3
-        contexts = choose_devices(args, print)
+        contexts = choose_devices(args, say)
         num_classes = args.num_classes or 1000
         symbol = build_network(args, num_classes, before)
-        dtype = choose_dtype(args, contexts, symbol, None, print)
+        dtype = choose_dtype(args, contexts, symbol, None, say)
         batches = warm_up + args.benchmark_batches
         images = SyntheticIter(args.batch_size, args.image_shape, num_classes, batches + 1)
         trainer = Trainer(
@@ -670,6 +674,50 @@ def benchmark(args, cluster):
         f"{what}: {args.batch_size / seconds:.1f} images/s, {1000 * seconds:.1f} ms a batch of "
         f"{args.benchmark_batches}, peak memory {peak_megabytes()} MB"
     )
+
+
+def open_report(args, trainer, fit):
+    """Return what the trainer tells its run to, a context manager; None's for a worker that leaves
+    this to another."""
+    from log.config import write_start
+    from log.metrics import MetricsFile
+    from log.report import Report, beside
+
+    if not trainer.checkpoints:
+        return contextlib.nullcontext()
+    # Beside a text log that goes to no file, such as /dev/null, no file can be.
+    log_file = Path(args.log_file)
+    if not log_file.is_file():
+        log_file = Path("log", f"{trainer.checkpoints.prefix.name}.log")
+    generation, start = fit["generation"], fit["start"]
+    place, run = start, {"batches": trainer.batches, "validation": None}
+    if generation:
+        place, run = generation.place, generation.run
+    metrics = MetricsFile(
+        beside(log_file, "metrics.jsonl"), place.epoch, place.batch,
+        run.get("batches", trainer.batches), validated=bool(run["validation"]),
+    )  # fmt: skip
+    write_start(
+        beside(log_file, "config.json"),
+        anew=not generation,
+        command=" ".join(map(shlex.quote, sys.argv)),
+        epoch=start.epoch,
+        batch=start.batch,
+        arguments=vars(args),
+        settings=trainer.settings,
+    )
+    images = args.batch_size * trainer.settings["workers"]
+    others = []
+    if sys.stdout.isatty() and not args.quiet:
+        from log.progress import Progress
+
+        others.append(Progress(args.num_epochs, trainer.batches, images))
+    if args.tensorboard is not None:
+        from log.board import Board
+
+        folder = args.tensorboard or Path(log_file.parent, "tensorboard", log_file.stem)
+        others.append(Board(folder, metrics.kept))
+    return Report(metrics, trainer.batches, images, others)
 
 
 def main(argv=None) -> int:
@@ -701,13 +749,21 @@ def train(args, cluster) -> int:
         if args.benchmark:
             benchmark(args, cluster)
             return 0
+        if args.tensorboard is not None:
+            from log.board import summary_writer
+
+            summary_writer()  # before anything takes its time
         trainer, fit, notices = prepare(args, cluster)
-        log = open_log(args.log_file, anew=args.overwrite)
+        # The other workers of a job have their own log file, and say nothing else.
+        quiet = args.quiet or not trainer.checkpoints
+        log = open_log(args.log_file, anew=args.overwrite, quiet=quiet)
+        report = open_report(args, trainer, fit)
         code = 1
         log.info("%s", " ".join(map(shlex.quote, sys.argv)))
         for line in notices:
             log.info(line)
-        trainer.fit(**fit)
+        with report as told:
+            trainer.fit(**fit, report=told)
     except (DataError, LogError, ModelError) as error:
         if code == 1:
             log.error("error: %s", error)

@@ -4,13 +4,16 @@ import logging
 import sys
 from pathlib import Path
 
+from tqdm import tqdm
+
 from log import LogError
 
 
-def open_log(path, anew: bool = False) -> logging.Logger:
+def open_log(path, anew: bool = False, quiet: bool = False) -> logging.Logger:
     """Send the root logger, which MXNet writes to as well, to standard output and to `path`.
 
-    Lines are appended, as a resumed run continues its log, unless `anew`. Raises LogError.
+    Lines are appended, as a resumed run continues its log, unless `anew`. `quiet`: nothing but
+    warnings leaves the file, to standard error. Raises LogError.
     """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -19,7 +22,13 @@ def open_log(path, anew: bool = False) -> logging.Logger:
         raise LogError(f"{path}: {error.strerror}") from None
     logger = logging.getLogger()
     logger.setLevel(logging.INFO)
-    terminal = logging.StreamHandler(sys.stdout)
+    if quiet:
+        terminal = logging.StreamHandler(sys.stderr)
+        terminal.setLevel(logging.WARNING)
+    else:
+        terminal = (
+            _AboveBars(sys.stdout) if sys.stdout.isatty() else logging.StreamHandler(sys.stdout)
+        )
     # Errors go to standard error, which is the script's.
     terminal.addFilter(lambda record: record.levelno < logging.ERROR)
     for handler in (terminal, file):
@@ -27,6 +36,16 @@ def open_log(path, anew: bool = False) -> logging.Logger:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
     return logger
+
+
+class _AboveBars(logging.StreamHandler):
+    """Writes lines to a terminal above the progress bar that is at its bottom."""
+
+    def emit(self, record):
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+        except Exception:
+            self.handleError(record)
 
 
 def _say_once(handler):

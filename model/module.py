@@ -111,11 +111,6 @@ class ResumableModule(mx.mod.Module):
             for total in sums:
                 total[:] = 0
 
-    @property
-    def gradients_wait(self) -> bool:
-        """Whether there are gradients that have made no update yet."""
-        return self._waiting > 0
-
     def averaged(self, arg_params: dict, aux_params: dict) -> tuple:
         """Return the averages of these parameters, themselves where there is no average."""
         if not self._average:
@@ -303,6 +298,11 @@ class ResumableModule(mx.mod.Module):
             mean = sum(statistics[name] for statistics in devices) / np.float32(len(devices))
             self._aux_params[name][:] = mean
         self._params_dirty = False
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last update."""
+        return self._optimizer.learning_rate
 
     def all_finite(self) -> bool:
         """True where no parameter of the first device is NaN or infinite."""

@@ -119,6 +119,7 @@ class Trainer:
         overwrite: bool = False,
         pretrained: tuple = (None, None),
         validation_batches: int = 0,
+        report=None,
     ):
         """Train from `start` to `num_epochs` epochs.
 
@@ -126,7 +127,8 @@ class Trainer:
         None. validation_batches : in the largest part; 0 for no validation.
         generation : what to go on from. pretrained : (arg_params, aux_params) to begin with; what
         they don't have begins at random. overwrite : the first checkpoint replaces all that are
-        there. Raises Interrupted, ModelError where the run can't go on, and what `images` or
+        there. report : told what happens, as a log.report.Report is; None for nobody. Raises
+        Interrupted, ModelError where the run can't go on, and what `images` or
         `validation` raise; all of these but a divergence leave a checkpoint.
         """
         self.images = _UpToAnError(images, self._begin_epoch)
@@ -134,6 +136,7 @@ class Trainer:
         self.validation_batches = validation_batches
         self.num_epochs = max(num_epochs, start.epoch)
         self.overwrite = overwrite
+        self.report = report
         self.last = generation.place if generation else start
         self.epoch_done = start
         arg_params, aux_params = pretrained
@@ -225,16 +228,17 @@ class Trainer:
         place = Place(batch.epoch, batch.number + 1)
         if not all(math.isfinite(metric.sum_metric) for metric in self.metric.metrics):
             self._diverged(place, "the loss")
+        figures = self.metric.get_name_value()  # the Speedometer begins new ones
         self.speedometer(param._replace(nbatch=batch.number))
-        if batch.number % self.housekeeping.frequent == 0:
+        at_a_line = batch.number % self.housekeeping.frequent == 0
+        if at_a_line:
             self._check_parameters(place)
-        # Gradients that wait in other workers would not be in the checkpoint.
-        whole = self.cluster.workers == 1 or not self.module.gradients_wait
+        due = at_a_line and batch.number > 0
+        self._tell("batch", place.epoch, place.batch, self.module.learning_rate, figures, due)
         if self._exchange(place, self.images.error):
-            if whole:
-                self._save(place)
+            self._save(place)
             raise self._unreadable(place)
-        if param.locals["end_of_batch"] or not whole:
+        if param.locals["end_of_batch"]:
             return  # the end of the epoch has a checkpoint of its own
         every = self.housekeeping.checkpoint_batches
         if self.stopping or (every and place.batch % every == 0):
@@ -247,6 +251,8 @@ class Trainer:
         self._check_parameters(place)
         last = self.schedule.rate((epoch + 1) * self.an_epoch - 1, self.an_epoch)
         self.log.info("Epoch[%d] Learning-rate=%g", epoch, last)
+        figures = self.metric.get_global_name_value()
+        self._tell("epoch", epoch, self.module.learning_rate, figures)
         saved = self._due(place)
         # First the checkpoint, then its score: validation may take long, and may be interrupted.
         if saved:
@@ -269,6 +275,7 @@ class Trainer:
             return True
         if self.stopping:
             return False
+        began = time.perf_counter()
         totals, error = self._totals_of_own_part(place, arg_params, aux_params)
         if self.someone_cannot_read:
             if not saved:
@@ -279,9 +286,12 @@ class Trainer:
         if self.stopping:
             return False
         all_totals = map(json.loads, self.cluster.gather(json.dumps(totals).encode()))
-        values = values_of([sum(column) for column in zip(*all_totals)], self.num_classes)
+        totals = [sum(column) for column in zip(*all_totals)]
+        values = values_of(totals, self.num_classes)
         for name, value in values:
             self.log.info("Epoch[%d] Validation-%s=%f", place.epoch - 1, name, value)
+        seconds = time.perf_counter() - began
+        self._tell("validation", place.epoch - 1, values, totals[0], seconds)
         if saved and self.checkpoints:
             accuracy = dict(values)["accuracy"]
             # What only a signal has saved does not compete: without the signal it had not.
@@ -320,6 +330,10 @@ class Trainer:
         while not ended and batches_done < self.validation_batches:
             ended = stop()
         return totals, None
+
+    def _tell(self, what, *values):
+        if self.report:
+            getattr(self.report, what)(*values)
 
     # Divergence, signals, and what other workers say
 
@@ -371,6 +385,7 @@ class Trainer:
     def _save(self, place):
         if not self.checkpoints and self.cluster.workers == 1:
             return
+        self._tell("sync")
         arg_params, aux_params = self.module.get_params()
         params = numpy_params(arg_params, aux_params)
         for name, array in params.items():

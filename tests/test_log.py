@@ -1,11 +1,16 @@
 """log/: lines and curves."""
 
+import json
+import resource
+import signal
 import subprocess
 import sys
 
 import cv2
 import pytest
 
+from log import LogError
+from log.metrics import MetricsFile, read_metrics
 from log.plot_curves import main, read_log
 from tests.conftest import ROOT
 
@@ -56,6 +61,65 @@ def test_curves_are_drawn(logs, names):
     assert picture.shape[1] > 700
     # Something is drawn in a colour of its own.
     assert (abs(picture[..., 0].astype(int) - picture[..., 2]) > 60).any()
+
+
+LINES = [
+    {"event": "interval", "epoch": 0, "batch": 10, "batches": 20},
+    {"event": "epoch", "epoch": 0, "batch": 20, "batches": 20},
+    {"event": "validation", "epoch": 0, "batch": 20, "batches": 20},
+    {"event": "interval", "epoch": 1, "batch": 10, "batches": 20},
+    {"event": "interval", "epoch": 1, "batch": 15, "batches": 20},
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "kept"),
+    [
+        ((0, 0, 20, False), 0),
+        ((0, 9, 20, False), 0),
+        ((0, 10, 20, False), 1),
+        ((1, 0, 20, False), 2),  # killed between the checkpoint and its validation
+        ((1, 0, 20, True), 3),
+        ((1, 10, 20, False), 4),
+        ((1, 19, 40, False), 3),  # another size of the batch since
+        ((2, 0, 20, True), 5),
+    ],
+)
+def test_a_run_that_goes_on_keeps_the_lines_up_to_there(tmp_path, place, kept):
+    path = tmp_path / "x-metrics.jsonl"
+    whole = "".join(json.dumps(line) + "\n" for line in LINES)
+    path.write_text(whole + '{"event": "interval", "ep')
+    metrics = MetricsFile(path, *place)
+    metrics.write({**LINES[0], "epoch": 7})
+    metrics.close()
+    assert metrics.kept == LINES[:kept]
+    assert read_metrics(path) == [*LINES[:kept], {**LINES[0], "epoch": 7}]
+
+
+def test_figures_that_a_full_disk_does_not_take_leave_whole_lines(tmp_path, capsys):
+    path = tmp_path / "x-metrics.jsonl"
+    metrics = MetricsFile(path, 0, 0, 20, False)
+    metrics.write(LINES[0])
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, size[1]))
+    try:
+        metrics.write(LINES[1])
+        metrics.write(LINES[2])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, size)
+        signal.signal(signal.SIGXFSZ, previous)
+    metrics.write(LINES[3])
+    metrics.close()
+    assert read_metrics(path) == [LINES[0], LINES[3]]
+    assert capsys.readouterr().err.count("lines are missing") == 1
+
+
+def test_a_damaged_line_is_not_passed_over(tmp_path):
+    path = tmp_path / "x-metrics.jsonl"
+    path.write_text(json.dumps(LINES[0]) + "\n{]\n" + json.dumps(LINES[3]) + "\n")
+    with pytest.raises(LogError, match="line 2 is damaged"):
+        MetricsFile(path, 1, 15, 20, False)
 
 
 def test_svg_and_the_default_name(logs):

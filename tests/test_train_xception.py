@@ -1,21 +1,27 @@
 """train_xception.py as its user runs it: real images, real processes, real kills."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import pty
 import random
 import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.datasets import DATASETS
 from model import ndarray_file
@@ -160,6 +166,13 @@ def figures(log) -> list:
     return list(dict.fromkeys(lines))
 
 
+def metrics(folder, name="x") -> list:
+    """The lines of the figures of a run, without what is of the machine and the moment."""
+    lines = (folder / f"{name}-metrics.jsonl").read_text().splitlines()
+    ours = ("images_s", "seconds", "memory_mb")
+    return [{k: v for k, v in json.loads(line).items() if k not in ours} for line in lines]
+
+
 def digest(folder, name, epoch) -> list:
     return [
         hashlib.sha256((folder / f"{name}-{epoch:04d}.{kind}").read_bytes()).hexdigest()
@@ -168,6 +181,7 @@ def digest(folder, name, epoch) -> list:
 
 
 EPOCHS = 4
+LOGS = {"x.log", "x-metrics.jsonl", "x-config.json"}
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +201,7 @@ def arguments(records):
 
 
 def test_a_run_leaves_what_the_readme_says(through):
-    expected = {"x.log", "x-lock", "x-symbol.json", "x-best.params"}
+    expected = {"x-lock", "x-symbol.json", "x-best.params"} | LOGS
     expected |= {f"x-{e:04d}.{k}" for e in range(1, 5) for k in ("params", "states", "json")}
     assert set(os.listdir(through)) == expected
     symbol, arg_params, aux_params = mx.model.load_checkpoint(str(through / "x"), EPOCHS)
@@ -197,6 +211,51 @@ def test_a_run_leaves_what_the_readme_says(through):
     for name in ("accuracy", "top_k_accuracy_5", "cross-entropy"):
         assert f"Epoch[3] Train-{name}=" in text and f"Epoch[3] Validation-{name}=" in text
     assert "Batch [0-5]\tSpeed:" in text and "no GPU" not in text
+    events = [(line["event"], line["epoch"], line["batch"]) for line in metrics(through)]
+    of_an_epoch = [("interval", 6), ("interval", 11), ("epoch", 12), ("validation", 12)]
+    assert events == [(what, epoch, n) for epoch in range(EPOCHS) for what, n in of_an_epoch]
+    last = [line for line in metrics(through) if line["epoch"] == EPOCHS - 1]
+    assert [line["lr"] for line in last] == [0.1 * 0.1] * 3 + [None]
+    for line, part in zip(last[2:], ("Train", "Validation")):
+        assert f"Epoch[3] {part}-accuracy={line['top1']:f}\n" in text
+        assert f"Epoch[3] {part}-cross-entropy={line['loss']:f}\n" in text
+    (start,) = json.loads((through / "x-config.json").read_text())["starts"]
+    assert start["arguments"]["seed"] == 0 and start["versions"]["mxnet"] == "1.9.1"
+
+
+def test_a_terminal_has_a_live_line_below_the_lines(records, tmp_path):
+    ours, theirs = pty.openpty()
+    # 40 rows of 130 columns.
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
+    given = command(*records.arguments, "--model-prefix=x", "--log-file=x.log", "--num-epochs=2")
+    process = subprocess.Popen(given, cwd=tmp_path, stdout=theirs)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # that is how its end is told
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    # What is written over is gone; a line that stays ends in a newline.
+    drawn = [part for part in re.split("[\r\n]+", shown.decode()) if part.strip()]
+    stays = [line for line in drawn if not line.startswith("epoch ")]
+    assert [line.strip() for line in stays] == (tmp_path / "x.log").read_text().splitlines()
+    live = re.findall(
+        r"epoch 2/2 \|\S+ *\| (\d+)/12, left: epoch 00:\d\d, run 00:\d\d, [\d.]+ images/s, "
+        r"loss [\d.]+, top-1 0\.\d+, lr 0.1 *\r",
+        shown.decode(),
+    )
+    assert live and int(live[-1]) > 6
+    assert drawn[-1] in stays
+
+
+def test_quiet(run, records, tmp_path):
+    given = [*records.arguments, "--model-prefix=x", "--log-file=x.log", "--num-epochs=1"]
+    process = run(*given, "--quiet")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+    assert "Validation-accuracy" in (tmp_path / "x.log").read_text()
+    process = run(*given, "--quiet")
+    assert process.returncode == 2 and not process.stdout and process.stderr.count("\n") == 1
 
 
 def test_validation_counts_every_image_once(through, records):
@@ -346,9 +405,11 @@ def test_several_workers_write_one_checkpoint(records, tmp_path):
     assert [process.returncode for process in processes[2:]] == [0, 0], outputs
     assert sorted("Saved checkpoint" in text for text in outputs) == [False, True]
     assert sorted("Validation-accuracy" in text for text in outputs) == [False, True]
-    assert all("6 batches an epoch" in text for text in outputs)
+    # The second worker has a log file, and says nothing else.
+    assert sorted("6 batches an epoch" in text for text in outputs) == [False, True]
+    assert "6 batches an epoch" in (tmp_path / "x-1.log").read_text()
     names = {"x-symbol.json", "x-0001.params", "x-0001.states", "x-0001.json"}
-    assert set(os.listdir(tmp_path)) == names | {"x-best.params", "x-lock", "x.log", "x-1.log"}
+    assert set(os.listdir(tmp_path)) == names | {"x-best.params", "x-lock"} | LOGS | {"x-1.log"}
 
 
 # Stopping and going on
@@ -358,7 +419,9 @@ def test_several_workers_write_one_checkpoint(records, tmp_path):
 def test_a_signal_ends_in_a_checkpoint_and_retrain_goes_on_exactly(
     records, through, tmp_path, number, code
 ):
-    given = command(*arguments(records), "--model-prefix=x", "--log-file=x.log")
+    given = command(
+        *arguments(records), "--model-prefix=x", "--log-file=x.log", "--tensorboard=board"
+    )
     process = subprocess.Popen(given, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if "Epoch[1] Batch [0-5]" in line:
@@ -373,6 +436,14 @@ def test_a_signal_ends_in_a_checkpoint_and_retrain_goes_on_exactly(
     assert resumed.returncode == 0
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
     assert figures(tmp_path / "x.log") == figures(through / "x.log")
+    assert metrics(tmp_path) == metrics(through)
+    starts = json.loads((tmp_path / "x-config.json").read_text())["starts"]
+    assert [start["epoch"] for start in starts] == [0, 1]
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    for what, curve in (("interval", "training"), ("validation", "validation")):
+        points = [(event.step, event.value) for event in board.Scalars(f"loss/{curve}")]
+        lines = [line for line in metrics(tmp_path) if line["event"] == what]
+        assert points == [(line["update"], pytest.approx(line["loss"])) for line in lines]
     assert not list(tmp_path.glob("x-*-*.params"))
 
 
@@ -467,7 +538,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(records, through, tmp
     random.seed(0)
     killed = places = 0
     while True:
-        retrain = ["--retrain"] if list(tmp_path.glob("x-*.json")) else []
+        retrain = ["--retrain"] if list(tmp_path.glob("x-0*.json")) else []
         # A kill before the first checkpoint is whole leaves an unfinished one: start anew.
         retrain = retrain or ["--overwrite"]
         process = subprocess.Popen(
@@ -501,6 +572,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(records, through, tmp
             path.unlink()
     assert killed >= kills() and places > 5
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
+    assert metrics(tmp_path) == metrics(through)
     assert not list(tmp_path.glob("*.part"))
 
 

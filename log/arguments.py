@@ -1,0 +1,19 @@
+"""Arguments of the training script about what it says."""
+
+
+def add_log_args(parser):
+    group = parser.add_argument_group("what it says")
+    group.add_argument(
+        "--quiet",
+        action="store_true",
+        help="nothing on standard output; warnings and errors on standard error; the log file has "
+        "everything",
+    )
+    group.add_argument(
+        "--tensorboard",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="write the figures for TensorBoard too, into DIR or, without DIR, "
+        "log/tensorboard/<name of the log file>; needs tensorboardX (default: not)",
+    )
