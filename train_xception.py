@@ -274,6 +274,9 @@ def find_generation(args, checkpoints, say):
             )
         return None
     if not places:
+        if args.retrain == "auto":
+            say("no checkpoint yet: starts anew")
+            return None
         raise ModelError(f"{args.model_prefix} has no checkpoint: leave out --retrain")
     last = Place(args.model_load_epoch) if args.model_load_epoch else places[-1]
     params_file = checkpoints.params_file(last)
@@ -395,8 +398,11 @@ def shared_generation(args, checkpoints, cluster, say) -> tuple:
     offers = [json.loads(each) for each in cluster.gather(json.dumps(offer).encode())]
     newest = max(each["count"] for each in offers)
     if newest < 0:
-        if offers[0]["problem"]:
-            raise JobError(offers[0]["problem"])
+        problems = [each["problem"] for each in offers if each["problem"]]
+        if problems:
+            raise JobError(problems[0])
+        for line in notices:
+            say(line)
         return None, 0
     writer = [each["count"] for each in offers].index(newest)
     digest = hashlib.sha256(found.to_bytes()).digest() if found and cluster.workers > 1 else b""
@@ -463,7 +469,7 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
             f"--optimizer {args.optimizer} at the rate of {then['optimizer']}, which the run had "
             f"(--recipe {then['recipe']}): give the same, or --lr"
         )
-    if args.lr:
+    if args.lr and not (args.retrain == "auto" and args.lr == saved["lr"]):
         began = f"; the run began with {saved['lr']:g}" if saved["lr"] else ""
         say(f"--lr: {args.lr:g} from epoch {start.epoch} on{began}")
         return start, args.lr, start.epoch

@@ -199,8 +199,12 @@ def add_checkpoint_args(parser):
     )
     group.add_argument(
         "--retrain",
-        action="store_true",
-        help="go on from the newest checkpoint, or from that of --model-load-epoch",
+        nargs="?",
+        const="always",
+        choices=("always", "auto"),
+        help="go on from the newest checkpoint, or from that of --model-load-epoch; auto, for "
+        "supervisors that repeat a command: where there is none, start anew, and an --lr that is "
+        "the one that the run began with changes nothing (default: not)",
     )
     group.add_argument(
         "--model-load-epoch",
