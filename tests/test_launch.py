@@ -1,0 +1,206 @@
+"""The files of model/launch/: what checks them, and jobs that they really start."""
+
+import copy
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+LAUNCH = ROOT / "model/launch"
+KUBERNETES = "1.31"
+
+
+def output(*command, **kwargs):
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **kwargs)
+
+
+def test_shellcheck_finds_nothing_in_the_scripts():
+    shellcheck = os.path.join(os.path.dirname(sys.executable), "shellcheck")
+    scripts = [ROOT / "run.sh", ROOT / ".ci/run", LAUNCH / "local.sh", LAUNCH / "slurm.sbatch"]
+    done = output(shellcheck, *map(str, scripts))
+    assert done.returncode == 0, done.stdout
+
+
+# Kubernetes
+
+
+@pytest.fixture(scope="module")
+def manifests():
+    return list(yaml.safe_load_all((LAUNCH / "kubernetes.yaml").read_text()))
+
+
+def invalid(manifest):
+    try:
+        kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return error.message
+
+
+def test_manifests_are_of_the_kubernetes_schema(manifests):
+    assert [invalid(manifest) for manifest in manifests] == [None] * 4
+    job = manifests[-1]
+    wrong = copy.deepcopy(job)
+    wrong["spec"]["template"]["spec"]["restartpolicy"] = "Never"
+    assert "restartpolicy" in invalid(wrong)
+    wrong = copy.deepcopy(job)
+    wrong["spec"]["completions"] = "four"
+    assert "four" in invalid(wrong)
+
+
+def test_pods_find_their_scheduler_and_nobody_else_finds_them(manifests):
+    service, policy, claim, job = manifests
+    pod = job["spec"]["template"]
+    labels = pod["metadata"]["labels"]
+    for selector in (service["spec"]["selector"], policy["spec"]["podSelector"]["matchLabels"]):
+        assert selector.items() <= labels.items()
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {"matchLabels": labels}}]}]
+    assert (
+        pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+        == (claim["metadata"]["name"])
+    )
+    roles = {}
+    for container in pod["spec"]["containers"]:
+        of_role = {entry["name"]: entry.get("value") for entry in container["env"]}
+        roles[of_role.pop("DMLC_ROLE")] = of_role
+    assert sorted(roles) == ["scheduler", "server", "worker"]
+    first = roles["worker"]
+    assert all(of_role == first for of_role in roles.values())
+    pods = str(job["spec"]["completions"])
+    assert first["DMLC_NUM_WORKER"] == first["DMLC_NUM_SERVER"] == pods
+    assert job["spec"]["parallelism"] == int(pods)
+    # The name that an indexed job's first pod has under the service.
+    assert first["DMLC_PS_ROOT_URI"] == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
+    assert pod["spec"]["subdomain"] == service["metadata"]["name"]
+
+
+# Each engine starts a run, and goes on with it, by the same command
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder like the project's, whose Python prints the role and the arguments that it gets."""
+    folder = tmp_path / "project"
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/bash\necho "$DMLC_ROLE: $*"\nexit "${CODE-0}"\n')
+    python.chmod(0o755)
+    (folder / "model").mkdir()
+    return folder
+
+
+def with_bin(folder, **programs):
+    """Environment with `programs` (name -> bash) first in the PATH."""
+    place = folder / "bin"
+    place.mkdir()
+    for name, script in programs.items():
+        (place / name).write_text(f"#!/bin/bash\n{script}\n")
+        (place / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+
+
+def started_twice(start, folder, prefix):
+    """What `start` prints before there is a checkpoint, and after."""
+    # What a run leaves that was killed before its first checkpoint was whole.
+    (folder / f"{prefix}-symbol.json").parent.mkdir(parents=True, exist_ok=True)
+    (folder / f"{prefix}-symbol.json").touch()
+    first = start()
+    (folder / f"{prefix}-0000-000500.json").touch()
+    return first, start()
+
+
+def test_pods_start_and_restart(manifests, project):
+    containers = manifests[-1]["spec"]["template"]["spec"]["containers"]
+    scripts = {container["command"][2] for container in containers}
+    assert len(scripts) == 1
+    script = scripts.pop().replace("/storage", str(project))
+
+    def start(role="worker", index="1"):
+        roles = {"DMLC_ROLE": role, "JOB_COMPLETION_INDEX": index}
+        return output("bash", "-c", script, cwd=project, env={**os.environ, **roles}).stdout
+
+    first, second = started_twice(start, project, "model/xception-imagenet-0-0")
+    assert first.startswith("worker: -u train_xception.py --kv-store dist_sync")
+    assert "--retrain" not in first
+    assert second.endswith("--retrain\n")
+    assert start("scheduler", "0").startswith("scheduler: ")
+    assert start("scheduler", "1") == ""
+
+
+def test_unit_starts_and_restarts(project):
+    unit = (LAUNCH / "xception.service").read_text().replace("\\\n", "")
+    settings = dict(re.findall(r"^(\w+)=(.*)$", unit, re.MULTILINE))
+    script = re.fullmatch(r"/bin/bash -c '(.*)'", settings["ExecStart"])[1].replace("$$", "$")
+    name, prefix = settings["Environment"].split("=")
+    first, second = started_twice(
+        lambda: output("bash", "-c", script, cwd=project, env={**os.environ, name: prefix}).stdout,
+        project,
+        prefix,
+    )
+    assert first.startswith(": -u train_xception.py") and "--retrain" not in first
+    assert second.endswith(f"--model-prefix {prefix} --retrain\n")
+    assert settings["Restart"] == "on-failure"
+    if shutil.which("systemd-analyze"):
+        done = output("systemd-analyze", "verify", str(LAUNCH / "xception.service"))
+        assert "xception.service" not in done.stderr, done.stderr
+
+
+def test_slurm_job_starts_each_role_and_is_queued_again(project):
+    # srun as it numbers its tasks: round the nodes, so that tasks 0, 2, 4 are on the first.
+    srun = """
+until [[ $1 = bash ]]; do [[ $1 = --ntasks=* ]] && tasks=${1#*=}; shift; done
+for ((task = 0; task < tasks; task++)); do SLURM_PROCID=$task "$@" || code=$?; done
+exit "${code-0}"
+"""
+    scontrol = 'echo "scontrol $*"'
+    address = 'echo "1: eth0    inet 10.1.2.3/24 brd 10.1.2.255 scope global eth0"'
+    environment = with_bin(project, srun=srun, scontrol=scontrol, ip=address)
+    environment.update(SLURM_JOB_ID="77", SLURM_JOB_NUM_NODES="2")
+
+    def start(code="0", restarts="0"):
+        return output(
+            "bash", str(LAUNCH / "slurm.sbatch"), cwd=project,
+            env={**environment, "CODE": code, "SLURM_RESTART_COUNT": restarts},
+        )  # fmt: skip
+
+    first, second = started_twice(lambda: start().stdout, project, "model/xception-imagenet-0-0")
+    roles = [line.split(":")[0] for line in first.splitlines()[:-1]]
+    assert roles == ["scheduler", "server", "server", "worker", "worker"]
+    assert "--retrain" not in first and second.count("--retrain\n") == 5
+    # A lost role; arguments that can't be used, or a job that was cancelled; once too often.
+    for code, restarts, again in (("1", "9", True), ("137", "0", True), ("2", "0", False),
+                                  ("143", "0", False), ("1", "10", False)):  # fmt: skip
+        done = start(code, restarts)
+        assert done.returncode == int(code), done.stderr
+        assert ("scontrol requeue 77" in done.stdout) == again, (code, done.stdout)
+
+
+# On this machine, for real
+
+
+def test_local_job_stops_by_a_signal_and_goes_on(records, tmp_path):
+    given = [str(LAUNCH / "local.sh"), *records.arguments, "--model-prefix", "x", "--log-file",
+             "x.log"]  # fmt: skip
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "out", "w") as out:
+        job = subprocess.Popen(
+            [*given, "--num-epochs", "50"], cwd=tmp_path, env=environment, stdout=out, stderr=out
+        )
+    try:
+        while "Batch [" not in (tmp_path / "out").read_text() and job.poll() is None:
+            time.sleep(0.1)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(60) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
+    finally:
+        job.kill()
+    assert list(tmp_path.glob("x-00*.json"))
+    done = output(*given, "--num-epochs", "1", "--batch-size", "0", cwd=tmp_path, env=environment)
+    assert done.returncode == 2, done.stderr
