@@ -361,6 +361,14 @@ def sum_dtype(args, workers) -> str:
     return "float64" if plain and workers > 2 else "float32"
 
 
+def set_up_sums(args, cluster):
+    """Have gradients sent and summed as the arguments say."""
+    if cluster.workers > 1 and sum_dtype(args, cluster.workers) == "float64":
+        cluster.sum_gradients_in("float64")
+    if args.gc_type != "none":
+        cluster.compress_gradients(args.gc_type, args.gc_threshold)
+
+
 def say_what_a_job_does(args, cluster, say):
     """Say what training on several workers means for the figures of the command line."""
     images = args.batch_size * cluster.workers
@@ -577,10 +585,7 @@ def prepare(args, cluster) -> tuple:
         validation_batches = math.ceil(num_val / args.batch_size)
         validation = validation_images(args, paths[1], [num_val], 0, len(contexts))
 
-    if workers > 1 and sum_dtype(args, workers) == "float64":
-        cluster.sum_gradients_in("float64")
-    if args.gc_type != "none":
-        cluster.compress_gradients(args.gc_type, args.gc_threshold)
+    set_up_sums(args, cluster)
     trainer = Trainer(
         symbol=symbol,
         contexts=contexts,
@@ -655,6 +660,7 @@ def benchmark(args, cluster):
         symbol = build_network(args, num_classes, before)
         dtype = choose_dtype(args, contexts, symbol, None, say)
         batches = warm_up + args.benchmark_batches
+        set_up_sums(args, cluster)
         images = SyntheticIter(args.batch_size, args.image_shape, num_classes, batches + 1)
         trainer = Trainer(
             symbol=symbol,
