@@ -170,15 +170,18 @@ def test_local_job_stops_by_a_signal_and_goes_on(records, tmp_path):
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "out", "w") as out:
         job = subprocess.Popen(
-            [*given, "--num-epochs", "50"], cwd=tmp_path, env=environment, stdout=out, stderr=out
-        )
+            [*given, "--num-epochs", "50"],
+            cwd=tmp_path, env=environment, stdout=out, stderr=out, start_new_session=True,
+        )  # fmt: skip
     try:
         while "Batch [" not in (tmp_path / "out").read_text() and job.poll() is None:
             time.sleep(0.1)
         job.send_signal(signal.SIGTERM)
         assert job.wait(60) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
     finally:
-        job.kill()
+        # Its roles too, had it not ended them.
+        subprocess.run(["pkill", "-KILL", "-s", str(job.pid)])
+        job.wait()
     assert list(tmp_path.glob("x-00*.json"))
     done = output(*given, "--num-epochs", "1", "--batch-size", "0", cwd=tmp_path, env=environment)
     assert done.returncode == 2, done.stderr
