@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import math
 import shlex
 import signal
@@ -24,7 +25,7 @@ from data.augmentation import add_augmentation_args, augmentation, complete_augm
 from data.datasets import DATASETS
 from log import LogError
 from log.arguments import add_log_args
-from log.lines import open_log
+from log.lines import check_log, open_log
 from model import Interrupted, ModelError
 from model.arguments import (
     add_benchmark_args,
@@ -450,6 +451,28 @@ def digest_of(network) -> str:
     return digest.hexdigest()
 
 
+def check_memory(args, symbol, contexts, dtype, arrays, say):
+    """Say what memory training will need. Raise ModelError where that can't be had.
+
+    arrays : of each parameter's size in a checkpoint.
+    """
+    import mxnet as mx
+
+    from model import memory
+
+    shape = (args.batch_size, *args.image_shape)
+    need = memory.needed(symbol, contexts, shape, dtype, arrays, args.memonger, bool(args.data_val))
+    total, free = memory.host_memory()
+    on_device, of_gpus = None, ""
+    if need.on_device:
+        on_device = min(mx.context.gpu_memory_info(gpu.device_id)[0] for gpu in contexts)
+        of_gpus = f", and of each GPU {need.on_device >> 20} MB, {on_device >> 20} MB are free"
+    warning = memory.check(need, total, free, on_device)
+    say(f"needs about {need.peak >> 20} MB of memory, {free >> 20} MB are free{of_gpus}")
+    if warning:
+        say(warning)
+
+
 def where_to_go_on(args, generation, settings, batches, say) -> tuple:
     """Return (place, learning rate, epoch from which the rate holds)."""
     from model.checkpoint import Place
@@ -482,6 +505,16 @@ def where_to_go_on(args, generation, settings, batches, say) -> tuple:
         say(f"--lr: {args.lr:g} from epoch {start.epoch} on{began}")
         return start, args.lr, start.epoch
     return start, saved["lr"], saved["lr_epoch"]
+
+
+def begin(checkpoints, method, dry_run):
+    """Keep other runs off the checkpoints; with `dry_run`, only look whether that can be done."""
+    if dry_run:
+        checkpoints.check_lock()
+        return
+    checkpoints.lock()
+    if method.ema:
+        checkpoints.begin_averages()
 
 
 def prepare(args, cluster) -> tuple:
@@ -520,22 +553,19 @@ def prepare(args, cluster) -> tuple:
     checkpoints = AveragedCheckpoints(args.model_prefix)
     method = method_of(args)
     if rank == 0:
-        checkpoints.lock()
-        if method.ema:
-            checkpoints.begin_averages()
+        begin(checkpoints, method, args.dry_run)
     else:
         log_file = Path(args.log_file)
         args.log_file = str(log_file.with_name(f"{log_file.stem}-{rank}{log_file.suffix}"))
     generation, writer = shared_generation(args, checkpoints, cluster, say)
     if rank == writer != 0:
-        checkpoints.lock()
-        if method.ema:
-            checkpoints.begin_averages()
+        begin(checkpoints, method, args.dry_run)
     network, before = starting_point(args, generation)
     symbol = build_network(args, num_classes, before)
+    arrays = method.arrays_in_a_checkpoint()
+    checkpoint_size = arrays * 4 * sum(map(math.prod, parameter_shapes(symbol).values()))
     if rank == writer:
-        weights = sum(map(math.prod, parameter_shapes(symbol).values()))
-        checkpoints.check_free(4 * weights * method.arrays_in_a_checkpoint())
+        checkpoints.check_free(checkpoint_size)
     pretrained = (None, None)
     if generation:
         check_params(generation.params, symbol, checkpoints.params_file(generation.place))
@@ -573,6 +603,10 @@ def prepare(args, cluster) -> tuple:
         mxnet=mx.__version__,
         **settings,
     )
+    check_memory(args, symbol, contexts, dtype, arrays, say)
+    if rank == writer:
+        free = checkpoints.free_bytes() >> 20
+        say(f"each checkpoint takes {checkpoint_size >> 20} MB on disk, {free} MB are free")
     start, lr, since = where_to_go_on(args, generation, settings, batches, say)
 
     images = training_images(args, paths[0], start, batches, workers, rank)
@@ -688,6 +722,23 @@ def benchmark(args, cluster):
     )
 
 
+def summarize(args):
+    """Print the network as a table."""
+    from model.cost import table
+
+    _, before = starting_point(args, None)
+    print(table(build_network(args, args.num_classes or 1000, before), args.image_shape))
+
+
+def dry_run(args, fit, notices):
+    """Say what the run would begin with, its first batch read."""
+    check_log(args.log_file)
+    if fit["start"].epoch < args.num_epochs:
+        fit["images"].next().data[0].wait_to_read()
+    if not args.quiet:
+        print("\n".join([*notices, f"dry run: ready for {fit['start']}; nothing was written"]))
+
+
 def open_report(args, trainer, fit):
     """Return what the trainer tells its run to, a context manager; None's for a worker that leaves
     this to another."""
@@ -758,6 +809,9 @@ def train(args, cluster) -> int:
     """Do what the arguments say. Return the exit code."""
     code = 2
     try:
+        if args.summary:
+            summarize(args)
+            return 0
         if args.benchmark:
             benchmark(args, cluster)
             return 0
@@ -766,6 +820,9 @@ def train(args, cluster) -> int:
 
             summary_writer()  # before anything takes its time
         trainer, fit, notices = prepare(args, cluster)
+        if args.dry_run:
+            dry_run(args, fit, notices)
+            return 0
         # The other workers of a job have their own log file, and say nothing else.
         quiet = args.quiet or not trainer.checkpoints
         log = open_log(args.log_file, anew=args.overwrite, quiet=quiet)
@@ -773,7 +830,7 @@ def train(args, cluster) -> int:
         code = 1
         log.info("%s", " ".join(map(shlex.quote, sys.argv)))
         for line in notices:
-            log.info(line)
+            log.log(logging.WARNING if line.startswith("warning:") else logging.INFO, "%s", line)
         with report as told:
             trainer.fit(**fit, report=told)
     except (DataError, LogError, ModelError) as error:

@@ -17,3 +17,14 @@ def add_log_args(parser):
         help="write the figures for TensorBoard too, into DIR or, without DIR, "
         "log/tensorboard/<name of the log file>; needs tensorboardX (default: not)",
     )
+    group.add_argument(
+        "--summary",
+        action="store_true",
+        help="print the network block by block, for images of --image-shape, and end; no file is "
+        "needed",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything up to the first batch, print it, and end; nothing is written",
+    )

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
@@ -36,6 +37,21 @@ def open_log(path, anew: bool = False, quiet: bool = False) -> logging.Logger:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         logger.addHandler(handler)
     return logger
+
+
+def check_log(path):
+    """Raise LogError where `open_log` could not write `path`; write nothing."""
+    path = Path(path)
+    folder = path.parent
+    try:
+        if path.exists():
+            open(path, "a").close()
+            return
+        while not folder.exists():
+            folder = folder.parent
+        tempfile.TemporaryFile(dir=folder).close()  # has no name
+    except OSError as error:
+        raise LogError(f"{path}: {error.strerror}") from None
 
 
 class _AboveBars(logging.StreamHandler):

@@ -287,5 +287,7 @@ def check_model_args(parser, args):
         parser.error(f"--mom: must be in [0, 1), not {args.mom}")
     if not 0 <= args.wd < math.inf:
         parser.error(f"--wd: must be a number from 0 up, not {args.wd}")
+    if args.dry_run and args.skip_bad_records:
+        parser.error("--dry-run writes nothing, --skip-bad-records copies records: give one")
     args.model_prefix = args.model_prefix or f"model/xception-{args.data_type}-0-0"
     args.log_file = args.log_file or f"log/{Path(args.model_prefix).name}.log"

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -324,6 +325,18 @@ class Checkpoints:
                 f"{self.folder}: {free >> 20} MB free, a checkpoint needs {size >> 20} MB"
             )
 
+    def check_lock(self):
+        """Raise ModelError where `lock` would; write nothing."""
+        path = self.lock_file
+        with self._errors_of_lock(path):
+            folder = self.folder
+            while not folder.exists():
+                folder = folder.parent
+            tempfile.TemporaryFile(dir=folder).close()  # has no name
+            if path.exists():
+                with open(path) as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
     def lock(self):
         """Keep other runs off this prefix until the process ends, however it ends; delete what a
         killed one has left half written.
@@ -331,13 +344,18 @@ class Checkpoints:
         Raises ModelError where another run has it, or where its folder can't be written to.
         """
         path = self.lock_file
-        try:
+        with self._errors_of_lock(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             # Stays open, and so locked, as long as this object lives.
             self._lock = open(path, "w")  # noqa: SIM115
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             for unfinished in self._leftovers():
                 unfinished.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors_of_lock(self, path):
+        try:
+            yield
         except BlockingIOError:
             raise ModelError(f"{path}: another run is training {self.prefix}") from None
         except OSError as error:

@@ -6,6 +6,7 @@ import sys
 import mxnet as mx
 import pytest
 
+from model.cost import training_flops
 from tests.benchmark.peers.environments import PeerError
 from tests.benchmark.speed import (
     ATTEMPTS,
@@ -16,7 +17,6 @@ from tests.benchmark.speed import (
     run,
     table,
     torch,
-    training_flops,
     undisturbed,
 )
 from tests.conftest import ROOT

@@ -258,6 +258,51 @@ def test_quiet(run, records, tmp_path):
     assert process.returncode == 2 and not process.stdout and process.stderr.count("\n") == 1
 
 
+def test_tensorboard_without_its_package_is_one_line(run, tmp_path):
+    (tmp_path / "tensorboardX.py").write_text("raise ImportError('no tensorboardX')")
+    process = run("--tensorboard", PYTHONPATH=str(tmp_path))
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "no tensorboardX: pip install tensorboardX==" in process.stderr
+
+
+def test_a_dry_run_writes_nothing(records, tmp_path, monkeypatch, capsys):
+    import train_xception
+
+    given = [*records.arguments, "--dry-run", f"--model-prefix={tmp_path}/m/x"]
+    given += [f"--log-file={tmp_path}/l/x.log"]
+    assert train_xception.main(given) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"needs about \d+ MB of memory", said) and "each checkpoint takes" in said
+    assert "96 images of 10 classes" in said and "ready for epoch 0" in said
+    assert not list(tmp_path.iterdir())
+    # What would stop the run stops it too.
+    (tmp_path / "l").touch()
+    assert train_xception.main(given) == 2
+    monkeypatch.setattr("model.memory.host_memory", lambda: (50 << 20, 50 << 20))
+    assert train_xception.main(given) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 2 and "Not a directory" in errors[0]
+    assert "there are 50 MB: a smaller --batch-size" in errors[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["l"]
+
+
+def test_a_run_says_what_memory_it_will_need(through):
+    predicted = int(re.search(r"needs about (\d+) MB", (through / "x.log").read_text())[1])
+    lines = (through / "x-metrics.jsonl").read_text().splitlines()
+    found = max(json.loads(line)["memory_mb"] for line in lines)
+    assert found == pytest.approx(predicted, rel=0.35)
+
+
+def test_summary(run):
+    process = run("--summary", "--filters=original", "--padding=keras", "--image-shape=3,299,299")
+    assert process.returncode == 0, process.stderr
+    params, macs = re.search(r"^all +([\d,]+) +([\d,]+)$", process.stdout, re.M).groups()
+    # Chollet 2017 gives 22,855,952 parameters; 8.4 GFLOPs are published, a multiply-add as one.
+    assert params == "22,855,952"
+    assert round(int(macs.replace(",", "")) / 1e9, 1) == 8.4
+    assert "Middle_flow_block_7  728x19x19" in process.stdout
+
+
 def test_validation_counts_every_image_once(through, records):
     """40 images in batches of 8 and by hand, from the files alone: the same accuracy."""
     from data.records import EpochIter

@@ -7,7 +7,6 @@ images) and val.rec (the 10,000 of its test batch), each with its index, and cla
 file. The pixels are stored as they are (PNG). A record file that is finished is not made again.
 """
 
-import argparse
 import io
 import pickle
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data import DataError
+from data.arguments import OneLineParser
 from data.pack import encode_png, open_tar, write_class_names, write_records
 
 _TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
@@ -79,7 +79,7 @@ def read_archive(archive: Path) -> tuple:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m data.cifar10.prepare", description="Make the records of CIFAR-10."
     )
     parser.add_argument("archive", type=Path, help="cifar-10-python.tar.gz")

@@ -7,7 +7,6 @@ file. The images are scikit-learn's `load_digits` (8x8 pixels, 0..16), enlarged 
 split is stratified by class and always the same.
 """
 
-import argparse
 from pathlib import Path
 
 import cv2
@@ -15,13 +14,14 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from data.arguments import OneLineParser
 from data.pack import encode_png, write_class_names, write_records
 
 VALIDATION_IMAGES = 360
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m data.digits.prepare", description="Make the records of the UCI digits."
     )
     parser.add_argument(

@@ -14,7 +14,6 @@ The training images are shuffled. Nothing is unpacked beside a part at a time. W
 interrupted, the same command goes on.
 """
 
-import argparse
 import io
 import os
 import random
@@ -28,6 +27,7 @@ import numpy as np
 import scipy.io
 
 from data import DataError
+from data.arguments import OneLineParser
 from data.pack import CHUNK, open_tar, pack_files, usable_cores, write_class_names
 
 RECORDS = {
@@ -140,7 +140,7 @@ def labelled(images, classes) -> list:
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m data.imagenet.prepare",
         description="Make the records of ImageNet (ILSVRC2012).",
     )

@@ -250,31 +250,10 @@ def table(work, results) -> str:
     return "\n".join([*lines, ""])
 
 
-def training_flops(symbol, size: int) -> float:
-    """Return the FLOPs of a training step on one image of `size` x `size`.
-
-    2 for each multiplication of the convolutions and the classifier, and 3 times the forward
-    pass: the gradients of inputs and of weights take as many each (Chollet 2017 counts alike).
-    """
-    internals = symbol.get_internals()
-    shapes = dict(zip(internals.list_outputs(), internals.infer_shape(data=(1, 3, size, size))[1]))
-    macs = 0
-    for name, shape in shapes.items():
-        if name.endswith("_weight"):
-            _, *per_output = shape
-            # A convolution's outputs, or the classifier's.
-            macs_of_one = 1
-            for number in per_output:
-                macs_of_one *= number
-            outputs = 1
-            for number in shapes[name[: -len("weight")] + "output"]:
-                outputs *= number
-            macs += macs_of_one * outputs
-    return 3 * 2 * macs
-
-
 def ceiling(results, symbols, flags) -> tuple:
     """Return (Markdown, GFLOP/s by type) of the training rows against the best matrix product."""
+    from model.cost import training_flops
+
     runs = [("", {})] + [(" without AMX", NO_AMX)] * ("amx_bf16" in flags)
     script = ["-m", "tests.benchmark.peers.matrix_product"]
     best = undisturbed(lambda: run([sys.executable, *script, "numpy"]))
