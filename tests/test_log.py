@@ -11,7 +11,7 @@ import pytest
 
 from log import LogError
 from log.metrics import MetricsFile, read_metrics
-from log.plot_curves import main, read_log
+from log.plot_curves import draw_text, main, read_log, read_run
 from tests.conftest import ROOT
 
 # As MXNet's fit and Speedometer wrote them in 2017, and as they are now.
@@ -127,6 +127,53 @@ def test_svg_and_the_default_name(logs):
     assert "<svg" in (logs / "x.svg").read_text()
     assert main([str(logs / "new.log")]) == 0
     assert (logs / "new.png").exists()
+
+
+def figures_of(place, loss):
+    epoch, batch = place
+    figures = {"loss": loss, "top1": 1 - loss / 3, "top5": None, "lr": 0.1 / (1 + epoch)}
+    return {"event": "interval", "epoch": epoch, "batch": batch, "batches": 20, **figures}
+
+
+def test_figures_within_an_epoch(logs):
+    lines = [figures_of((0, 10), 2.0), figures_of((1, 5), 1.0)]
+    lines.insert(1, {**figures_of((0, 20), 1.5), "event": "epoch"})
+    lines.insert(2, {**figures_of((0, 20), 1.2), "event": "validation", "lr": None})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (logs / "new-metrics.jsonl").write_text(text)
+    # The name alone means the finer figures.
+    run = read_run(logs / "new")
+    assert run["Train", "cross-entropy"] == {0.5: 2.0, 1.25: 1.0}
+    assert run["Validation", "cross-entropy"] == {1: 1.2}
+    assert run["Learning-rate"] == {0.5: 0.1, 1.25: 0.05}
+    assert read_run(logs / "new.log")["Train", "accuracy"] == {1: 0.5, 2: 0.7}
+    assert main([str(logs / "new"), str(logs / "old")]) == 0
+    assert (logs / "curves.png").exists()
+    shown = draw_text({"new": run}, 80, 36)
+    assert "cross-entropy" in shown and "validation" in shown and 20 <= shown.count("\n") <= 36
+
+
+def test_live_draws_again_what_has_changed(tmp_path):
+    path, out = tmp_path / "x-metrics.jsonl", tmp_path / "x.png"
+    path.write_text(json.dumps(figures_of((0, 10), 2.0)) + "\n")
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "log.plot_curves", str(tmp_path / "x"), "--live",
+         "--every=0.1", "--out", str(out)],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert str(out) in process.stdout.readline()
+        first = out.read_bytes()
+        with open(path, "a") as file:
+            file.write(json.dumps(figures_of((0, 20), 1.0)) + "\n")
+        assert str(out) in process.stdout.readline()
+        assert out.read_bytes() != first
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, out.name}
 
 
 @pytest.mark.parametrize("name", ["missing.log", "empty.log"])
