@@ -278,11 +278,11 @@ def test_a_dry_run_writes_nothing(records, tmp_path, monkeypatch, capsys):
     # What would stop the run stops it too.
     (tmp_path / "l").touch()
     assert train_xception.main(given) == 2
-    monkeypatch.setattr("model.memory.host_memory", lambda: (50 << 20, 50 << 20))
+    monkeypatch.setattr("model.memory.host_memory", lambda: (20 << 20, 20 << 20))
     assert train_xception.main(given) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and "Not a directory" in errors[0]
-    assert "there are 50 MB: a smaller --batch-size" in errors[1]
+    assert "there are 20 MB: a smaller --batch-size" in errors[1]
     assert [path.name for path in tmp_path.iterdir()] == ["l"]
 
 
