@@ -60,7 +60,7 @@ _FLAGS = {
         "cut out a random share of the area, and resize that, as for Inception",
     ),
     "max_random_area": ("max_random_area", _between(0.01, 1), "X", "its largest share"),
-    "min_random_area": ("min_random_area", _between(0.01, 1), "X", "its smallest share"),
+    "min_random_area": ("min_random_area", _between(0.01, 1), "X", "its smallest; 0.08 is usual, MXNet has 1"),
     "max_crop_size": (
         "max_crop_size", whole(1), "N", "cut out a square of up to N pixels, and resize that",
     ),
@@ -111,6 +111,8 @@ def complete_augmentation(parser, args):
             parser.error(f"{flags[0]}, {flags[1]}: need --random-resized-crop 1")
         if what == "crop_size" and ends.count(None) == 1:
             parser.error(f"{flags[0]}, {flags[1]}: give both")
+    if resized and given.get("rand_crop"):
+        parser.error("--random-resized-crop and --random-crop: give one of them")
     if resized and "max_crop_size" in given:
         parser.error("--random-resized-crop and --max-crop-size: give one of them")
     for what in ("pad", "min_random_scale", "max_random_scale"):
@@ -144,7 +146,9 @@ def augmentation(args, stored_side: Optional[int] = None) -> dict:
     level = dict(DATASETS[args.data_type].augmentation[args.aug_level])
     if not _cuts_and_resizes(given):
         return {**level, **given}
-    for name in ("pad", "fill_value", "min_random_scale", "max_random_scale"):
+    # It draws the place of its crop itself, and MXNet refuses both.
+    its_own = ("rand_crop",) if given.get("random_resized_crop") else ()
+    for name in ("pad", "fill_value", "min_random_scale", "max_random_scale", *its_own):
         level.pop(name, None)
     # MXNet 1.9.1 resizes what it has cut out into the very image that it is cut out of, where that
     # has the size of the result, and the picture is broken: such images are resized before.
