@@ -60,7 +60,9 @@ _FLAGS = {
         "cut out a random share of the area, and resize that, as for Inception",
     ),
     "max_random_area": ("max_random_area", _between(0.01, 1), "X", "its largest share"),
-    "min_random_area": ("min_random_area", _between(0.01, 1), "X", "its smallest; 0.08 is usual, MXNet has 1"),
+    "min_random_area": (
+        "min_random_area", _between(0.01, 1), "X", "its smallest; 0.08 is usual, MXNet has 1",
+    ),
     "max_crop_size": (
         "max_crop_size", whole(1), "N", "cut out a square of up to N pixels, and resize that",
     ),
