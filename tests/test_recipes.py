@@ -1,5 +1,6 @@
 """Recipes, schedules, optimizers, accumulated gradients and averages."""
 
+import errno
 import math
 import os
 import re
@@ -13,13 +14,14 @@ import pytest
 import symbol_xception
 import train_xception
 from model import ModelError, evaluate, ndarray_file
-from model.checkpoint import Checkpoints, Place
+from model.checkpoint import Checkpoints, Generation, Place
 from model.ema import AveragedCheckpoints
 from model.finetune import training_symbol
 from model.module import ResumableModule
 from model.network import ndarray_params, numpy_params
 from model.optimizers import Method
 from model.schedule import Schedule
+from model.training import Housekeeping, Trainer
 from tests.conftest import command
 
 # Flags
@@ -266,7 +268,59 @@ def test_a_recipe_stopped_and_resumed_ends_in_the_same_bits(records, tmp_path, c
     assert os.readlink(tmp_path / "x-best.params").startswith("x-ema-")
 
 
+def test_another_optimizer_begins_anew_and_wants_a_rate():
+    """Its states, and the count that corrects their bias; the schedule goes on."""
+    settings = {"optimizer": "nag", "mom": 0.9, "freeze": "none"}
+    run_of = {"settings": settings, "batches": 7, "updates": 10, "lr": 0.1, "lr_epoch": 0}
+    states = {"w:0": np.ones(2), "w~": np.ones(2), "w+0": np.ones(2)}
+    generation = Generation(Place(1, 3), "", {}, states, run_of)
+
+    def trainer(method):
+        return Trainer(
+            small_symbol(), [mx.cpu()], "device", None,
+            {**settings, "optimizer": method.optimizer, "mom": method.mom},
+            5, 7, 6, Schedule(0.1, 0, (), 1), method, Housekeeping(),
+        )  # fmt: skip
+
+    same = trainer(Method())
+    assert same._usable_states(generation, Place(1, 3)) == states and not same.first_update
+    adam = trainer(Method("adam", accumulate=2))
+    assert set(adam._usable_states(generation, Place(1, 3))) == {"w~"}
+    assert (adam.an_epoch, adam.first_update) == (4, 5)
+    # And is gone on with, also where a batch has become a third and an epoch three times as long.
+    settings_of_adam = {**settings, "optimizer": "adam", "accumulate": 2}
+    run_of = {**run_of, "settings": settings_of_adam, "updates": 6, "first_update": 3}
+    adam.first_update = 0
+    generation = Generation(Place(1, 3), "", {}, states, run_of)
+    assert set(adam._usable_states(generation, Place(1, 3))) == {"w:0", "w~", "w+0"}
+    assert adam.first_update == 3 * 5 // 6
+
+    args = train_xception.parse_arguments(["--retrain", "--optimizer=adam"])
+    with pytest.raises(ModelError, match="--optimizer adam at the rate of nag"):
+        train_xception.where_to_go_on(args, generation_of_nag(), {}, 7, print)
+    args.lr = 0.001
+    assert train_xception.where_to_go_on(args, generation_of_nag(), {}, 7, print)[1:] == (0.001, 1)
+
+
+def generation_of_nag():
+    """A checkpoint that is older than the choice of an optimizer."""
+    return Generation(
+        Place(1), "", {}, {}, {"settings": {}, "batches": 7, "lr": 0.1, "lr_epoch": 0}
+    )
+
+
 # Averages
+
+
+def failing_after(function, calls):
+    count = iter(range(calls))
+
+    def call(*arguments):
+        if next(count, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device", "x")
+        return function(*arguments)
+
+    return call
 
 
 def test_an_average_is_there_where_its_generation_is(tmp_path, monkeypatch):
@@ -289,6 +343,13 @@ def test_an_average_is_there_where_its_generation_is(tmp_path, monkeypatch):
     averages.save(Place(4), symbol, params, {}, {"average_of": "x"})
     checkpoints.remove([])
     assert averages.places() == [Place(2)]
+    # It is written first: where its generation can't be, it is there.
+    monkeypatch.setattr(ndarray_file, "dump", failing_after(ndarray_file.dump, 3))
+    with pytest.raises(ModelError, match="No space left"):
+        checkpoints.save(Place(5), symbol, params, states, {})
+    monkeypatch.undo()
+    assert averages.load(Place(5)).run["average_of"] == "x"
+    assert checkpoints.newest()[0].place == Place(3)
     # Another run's are left alone.
     other = AveragedCheckpoints(tmp_path / "z")
     Checkpoints(tmp_path / "z-ema").save(Place(1), symbol, params, {}, {})
