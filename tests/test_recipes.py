@@ -15,7 +15,7 @@ import symbol_xception
 import train_xception
 from model import ModelError, evaluate, ndarray_file
 from model.checkpoint import Checkpoints, Generation, Place
-from model.ema import AveragedCheckpoints
+from model.ema import Average, AveragedCheckpoints
 from model.finetune import training_symbol
 from model.module import ResumableModule
 from model.network import ndarray_params, numpy_params
@@ -310,6 +310,28 @@ def generation_of_nag():
 
 
 # Averages
+
+
+def test_the_average_is_that_of_the_formula():
+    """Of more arrays than one operator takes."""
+    rng = np.random.RandomState(0)
+    values = {f"w{i}": rng.normal(size=3) for i in range(120)}
+    values.update({f"m{i}": rng.normal(size=2) for i in range(60)})
+    arrays = {name: mx.nd.array(value) for name, value in values.items()}
+    average = Average(
+        0.3,
+        {name: array for name, array in arrays.items() if name[0] == "w"},
+        {name: array for name, array in arrays.items() if name[0] == "m"},
+    )
+    for n in (1, 2, 3, 4, 5):
+        decay = min(0.3, (1 + n) / (10 + n))
+        for name, array in arrays.items():
+            array += n
+            values[name] = decay * values[name] + (1 - decay) * array.asnumpy()
+        average.update()
+    state = average.state(lambda _, array: array)
+    for name, value in values.items():
+        assert np.allclose(state[f"{name}~"], value, rtol=1e-5, atol=1e-6), name
 
 
 def failing_after(function, calls):
