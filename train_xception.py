@@ -354,18 +354,8 @@ def short(value) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def sum_dtype(args, workers) -> str:
-    """Return the type in which the servers sum gradients."""
-    if args.sum_dtype != "auto":
-        return args.sum_dtype
-    plain = args.gc_type == "none" and args.kv_store != "dist_async"
-    return "float64" if plain and workers > 2 else "float32"
-
-
 def set_up_sums(args, cluster):
     """Have gradients sent and summed as the arguments say."""
-    if cluster.workers > 1 and sum_dtype(args, cluster.workers) == "float64":
-        cluster.sum_gradients_in("float64")
     if args.gc_type != "none":
         cluster.compress_gradients(args.gc_type, args.gc_threshold)
 
@@ -383,8 +373,6 @@ def say_what_a_job_does(args, cluster, say):
             f"divided: {images}; --lr is not changed by that"
         )
     )
-    if not cluster.updates_on_servers and sum_dtype(args, cluster.workers) == "float64":
-        say("gradients are summed in float64: see --sum-dtype")
     if args.gc_type != "none":
         say(
             f"--gc-type {args.gc_type}: what it holds back of the gradients is not in checkpoints: "
@@ -599,7 +587,6 @@ def prepare(args, cluster) -> tuple:
         frequent=args.frequent,
         gc_type=args.gc_type,
         gc_threshold=args.gc_threshold,
-        sum_dtype=args.sum_dtype,
         mxnet=mx.__version__,
         **settings,
     )

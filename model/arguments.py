@@ -67,14 +67,6 @@ def add_device_args(parser):
         "is added to that of the next batch",
     )
     group.add_argument(
-        "--sum-dtype",
-        choices=("auto", "float32", "float64"),
-        default="auto",
-        help="type in which the servers of --kv-store dist_* sum gradients; with three workers or "
-        "more, float32 depends on the order in which they come, and a run does not repeat bit for "
-        "bit; float64 is twice as much to send; auto: float64 for three workers or more",
-    )
-    group.add_argument(
         "--stall-timeout",
         type=positive,
         default=600,
@@ -273,8 +265,6 @@ def check_model_args(parser, args):
         parser.error(f"--model-prefix: {args.model_prefix!r} has no name after the folder")
     if args.gc_type != "none" and "dist" not in args.kv_store:
         parser.error(f"--gc-type {args.gc_type} is for --kv-store dist_*, not {args.kv_store}")
-    if args.sum_dtype == "float64" and (args.gc_type != "none" or args.kv_store == "dist_async"):
-        parser.error("--sum-dtype float64: not with --gc-type or --kv-store dist_async")
     if args.gpus and args.cpus:
         parser.error("--gpus and --cpus: give one of them")
     if not 0 <= args.dropout < 1:

@@ -305,7 +305,8 @@ class Cluster:
     def __init__(self, kv_store: str, limit: float):
         self._watch = Watch(limit, _say_error)
         self._kvstore = _join(kv_store, "worker", limit, self._watch)
-        self.sum_gradients_in("float32")
+        #: What trains, for Module.
+        self.kvstore = self._kvstore
         self._watch.gathered = True
         self._watch.rests()
         self.updates_on_servers = kv_store == "dist_async"
@@ -313,14 +314,11 @@ class Cluster:
         self._threshold = None
         self._keys = set()
 
-    def sum_gradients_in(self, dtype: str):
-        """Set `kvstore`, which trains: see model.kvstore.GradientStore."""
-        from model.kvstore import GradientStore
-
-        self.kvstore = GradientStore(self._kvstore, dtype)
-
     def compress_gradients(self, kind: str, threshold: float):
         """Have all that is pushed from now on compressed (MXNet's set_gradient_compression)."""
+        from model.kvstore import CompressingStore
+
+        self.kvstore = CompressingStore(self._kvstore)
         self._kvstore.set_gradient_compression({"type": kind, "threshold": threshold})
         self._kvstore._barrier()
         self._threshold = threshold

@@ -168,7 +168,6 @@ def main():
         ("1 worker, 1 core", 1, alone, 0),
         ("1 worker, --cpus 2", 2, measure(1, [*common[1:], *two])[0], 0),
         ("2 workers, dist_sync", 2, *measure(2, one)),
-        ("2 workers, float64 sums", 2, *measure(2, [*one, "--sum-dtype=float64"])),
         ("2 workers, --gc-type 2bit", 2, *measure(2, [*one, *compressed])),
     ]
     print(f"{'':28}{'images/s':>10}{'ms a step':>12}{'of 2 x 1 core':>15}{'MB a step, all':>17}")
