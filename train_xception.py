@@ -775,7 +775,7 @@ def main(argv=None) -> int:
     try:
         role = role_of_this_process(args.kv_store)
         if role in ("scheduler", "server"):
-            return serve(role, args.kv_store, args.stall_timeout)
+            serve(role, args.kv_store, args.stall_timeout)
         import_mxnet()
         cluster = join(args.kv_store, args.stall_timeout)
     except ModelError as error:

@@ -129,6 +129,7 @@ class Watch(threading.Thread):
         self._what = None
         self._since = None
         self._lost = None
+        self._looking = threading.Lock()
         self._signals = 0
         self.gathered = False
         self._wakeup, written = socket.socketpair()
@@ -149,7 +150,8 @@ class Watch(threading.Thread):
 
     def looks_for_lost(self, lost: Optional[Callable]):
         """`lost` returns the names of the roles that are lost, and is called now and then."""
-        self._lost = lost
+        with self._looking:
+            self._lost = lost
 
     def end(self, line: str, code: int = 1):
         self._say(line)
@@ -165,7 +167,9 @@ class Watch(threading.Thread):
                 number = self._wakeup.recv(1)[0]
                 if not self.gathered or self._signals > 1:
                     os._exit(128 + number)
-            lost, since = self._lost and self._lost(), self._since
+            with self._looking:
+                lost = self._lost and self._lost()
+            since = self._since
             # ps-lite's own clock starts a moment after it has gathered: once is not enough.
             times_lost = times_lost + 1 if lost else 0
             if times_lost == 3:
@@ -242,8 +246,8 @@ def _join(kv_store, role, limit, watch):
     return kvstore
 
 
-def serve(role: str, kv_store: str, limit: float) -> int:
-    """Be the scheduler or a server, until the workers are done. Return the exit code."""
+def serve(role: str, kv_store: str, limit: float):
+    """Be the scheduler or a server, until the workers are done, and end with exit code 0."""
     watch = Watch(limit, _say_error)
     # A signal that ends a job goes to all roles, and the workers still need this one.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -252,7 +256,11 @@ def serve(role: str, kv_store: str, limit: float) -> int:
     from mxnet.kvstore.kvstore_server import KVStoreServer
 
     KVStoreServer(kvstore).run()
-    return 0
+    watch.looks_for_lost(None)
+    # ps-lite's threads are still there when a Python that ends takes their tables away.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 # What workers tell each other
