@@ -64,7 +64,7 @@ class Generation:
     params: dict
     states: dict
     run: dict
-    count: int
+    count: int = 0
 
     def to_bytes(self) -> bytes:
         """Return all of it, for `from_bytes`."""
