@@ -101,6 +101,8 @@ def main(argv=None) -> int:
             int8 = quantize(network, mx.io.ResizeIter(images, args.images // batch_size))
         except mx.base.MXNetError as error:
             raise ModelError(f"{args.calibrate}: {mxnet_reason(error)}") from None
+        except StopIteration:
+            raise ModelError(f"{args.calibrate}: no record of an image in it") from None
         checkpoints.lock()
         run = {**network.run, "quantized_from": f"{args.prefix}, {place}", "validation": None}
         checkpoints.save(place, int8[0].tojson(), numpy_params(*int8[1:]), {}, run)

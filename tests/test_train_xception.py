@@ -78,7 +78,7 @@ FLAGS_OF_2017 = {
     "--model-load-epoch": 0,
     "--frequent": 50,
     "--memonger": False,
-    "--retrain": False,
+    "--retrain": None,
 }
 
 
