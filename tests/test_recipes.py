@@ -15,6 +15,7 @@ import symbol_xception
 import train_xception
 from model import ModelError, evaluate, ndarray_file
 from model.checkpoint import Checkpoints, Generation, Place
+from model.cluster import Alone
 from model.ema import Average, AveragedCheckpoints
 from model.finetune import training_symbol
 from model.module import ResumableModule
@@ -277,7 +278,7 @@ def test_another_optimizer_begins_anew_and_wants_a_rate():
 
     def trainer(method):
         return Trainer(
-            small_symbol(), [mx.cpu()], "device", None,
+            small_symbol(), [mx.cpu()], Alone("device"), None,
             {**settings, "optimizer": method.optimizer, "mom": method.mom},
             5, 7, 6, Schedule(0.1, 0, (), 1), method, Housekeeping(),
         )  # fmt: skip
