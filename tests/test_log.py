@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 
 import cv2
 import pytest
@@ -161,6 +162,9 @@ def test_live_draws_again_what_has_changed(tmp_path):
          "--every=0.1", "--out", str(out)],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
+    # Where nothing is drawn, its output ends.
+    patience = threading.Timer(60, process.kill)
+    patience.start()
     try:
         assert str(out) in process.stdout.readline()
         first = out.read_bytes()
@@ -171,6 +175,7 @@ def test_live_draws_again_what_has_changed(tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
     finally:
+        patience.cancel()
         process.kill()
         process.wait()
     assert {each.name for each in tmp_path.iterdir()} == {path.name, out.name}
