@@ -632,8 +632,8 @@ def prepare(args, cluster) -> tuple:
     )
     if args.accumulate > 1:
         say(
-            f"--accumulate {args.accumulate}: {args.accumulate * args.batch_size} images an "
-            f"update, {trainer.an_epoch} updates an epoch"
+            f"--accumulate {args.accumulate}: {args.accumulate * args.batch_size * workers} images "
+            f"an update, {trainer.an_epoch} updates an epoch"
         )
     fit = {
         "images": images,

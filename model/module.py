@@ -111,6 +111,11 @@ class ResumableModule(mx.mod.Module):
             for total in sums:
                 total[:] = 0
 
+    @property
+    def gradients_wait(self) -> bool:
+        """Whether there are gradients that have made no update yet."""
+        return self._waiting > 0
+
     def averaged(self, arg_params: dict, aux_params: dict) -> tuple:
         """Return the averages of these parameters, themselves where there is no average."""
         if not self._average:

@@ -235,8 +235,8 @@ def _check(parser, args):
         parser.error(f"--lr-factor is not for --lr-schedule {kind}")
     if args.epsilon and args.optimizer in ("nag", "sgd"):
         parser.error(f"--epsilon is for rmsprop, adam and lamb, not {args.optimizer}")
-    if args.accumulate > 1 and "dist" in args.kv_store:
-        parser.error("--accumulate: not with --kv-store dist_*: more workers make larger updates")
+    if args.accumulate > 1 and args.kv_store == "dist_async":
+        parser.error("--accumulate: not with --kv-store dist_async: its servers scale gradients")
     args.lr_min = args.lr_min or 0.0
     if args.lr_factor is None:
         args.lr_factor = _FACTORS[kind] or 1.0

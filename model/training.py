@@ -235,10 +235,13 @@ class Trainer:
             self._check_parameters(place)
         due = at_a_line and batch.number > 0
         self._tell("batch", place.epoch, place.batch, self.module.learning_rate, figures, due)
+        # Gradients that wait in other workers would not be in the checkpoint.
+        whole = self.cluster.workers == 1 or not self.module.gradients_wait
         if self._exchange(place, self.images.error):
-            self._save(place)
+            if whole:
+                self._save(place)
             raise self._unreadable(place)
-        if param.locals["end_of_batch"]:
+        if param.locals["end_of_batch"] or not whole:
             return  # the end of the epoch has a checkpoint of its own
         every = self.housekeeping.checkpoint_batches
         if self.stopping or (every and place.batch % every == 0):

@@ -15,6 +15,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from model import ndarray_file
 from model.checkpoint import Checkpoints
 from model.cluster import Alone
 from model.module import ResumableModule
@@ -222,6 +223,19 @@ def test_a_stopped_and_a_killed_job_go_on_exactly_from_one_disk(train):
         assert arrays and set(arrays) == set(others)
         for name, array in arrays.items():
             assert np.array_equal(array, others[name]), name
+
+
+def test_workers_whose_gradients_wait_stop_behind_their_update(train):
+    """What waits in the other workers would not be in the checkpoint."""
+    job = train("x", "--accumulate=4", "--ema=0.9", "--checkpoint-batches=1", "--frequent=1")
+    job.await_line("Epoch[0] Batch [0-1]")
+    job.processes["worker-1"].terminate()
+    codes = job.codes()
+    assert {code for name, code in codes.items() if name.startswith("worker")} == {143}
+    (folder,) = job.with_checkpoint()
+    (states,) = folder.glob("x-0*.states")
+    place = states.stem.split("-", 1)[1]
+    assert place in ("0000-000004", "0001") and "+" not in ndarray_file.parse(states.read_bytes())
 
 
 def test_the_loss_of_any_role_ends_the_job(train):

@@ -55,7 +55,7 @@ def test_a_recipe_is_defaults_and_any_flag_overrides_it():
         ("--epsilon=0.1", "not nag"),
         ("--num-epochs=5 --warmup-epochs=5", "less than the 5"),
         ("--label-smoothing=1", "[0, 1)"),
-        ("--accumulate=2 --kv-store=dist_sync", "not with --kv-store dist_*"),
+        ("--accumulate=2 --kv-store=dist_async", "not with --kv-store dist_async"),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_line(capsys, arguments, says):
@@ -113,7 +113,7 @@ def bound(method, params=None, states=None, devices=1, updates=0, symbol=None, i
     symbol = training_symbol(symbol, [], 1, method.label_smoothing, method.no_bias_decay)
     contexts = [mx.cpu(i) for i in range(devices)]
     module = ResumableModule(
-        symbol, contexts, accumulate=method.accumulate, batches=7, ema=method.ema
+        symbol, contexts, accumulate=method.accumulate, batches=5, ema=method.ema
     )
     module.bind([("data", (images, 3, 32, 32))], [("softmax_label", (images,))])
     mx.random.seed(0)
@@ -147,7 +147,7 @@ def step(module, number, seed=None, first=0, count=6, scale=1):
 
 @pytest.mark.parametrize(
     ("optimizer", "mom", "devices"),
-    [("sgd", 0.9, 1), ("rmsprop", 0, 1), ("rmsprop", 0.9, 1), ("adam", 0.9, 2), ("lamb", 0.9, 1)],
+    [("sgd", 0.9, 1), ("rmsprop", 0.9, 1), ("adam", 0.9, 2), ("lamb", 0.9, 1)],
 )
 def test_every_optimizer_goes_on_exactly(optimizer, mom, devices):
     """Between two updates: with gradients that wait, states, counts, and averages."""
@@ -158,7 +158,7 @@ def test_every_optimizer_goes_on_exactly(optimizer, mom, devices):
     states = through.training_state(at_epoch_end=False)
     assert states["+"] == [1] and states["~"] == [1]
     resumed = bound(method, numpy_params(*through.get_params()), states, devices, updates=1)
-    for number in range(3, 7):
+    for number in range(3, 5):
         step(through, number)
         step(resumed, number)
     for left, right in (
@@ -168,7 +168,7 @@ def test_every_optimizer_goes_on_exactly(optimizer, mom, devices):
         assert left.keys() == right.keys()
         assert all(np.array_equal(left[key], right[key]) for key in left)
     # The last update was of the one batch that was left.
-    assert "+" not in left and left["~"] == [4]
+    assert "+" not in left and left["~"] == [3]
 
 
 def test_the_update_is_what_the_flags_say():
@@ -204,8 +204,8 @@ def test_accumulated_gradients_are_those_of_the_large_batch(devices):
     symbol = training_symbol(symbol, gammas, 1)
     params = numpy_params(*bound(Method(), symbol=symbol).get_params())
     parts = bound(Method(accumulate=3), params, None, devices, symbol=symbol, images=2)
-    for number in (3, 4, 5, 6):
-        step(parts, number, 0, 2 * (number % 3), 2, 1 / 255)
+    for number, first in ((0, 0), (1, 2), (2, 4), (4, 0)):
+        step(parts, number, 0, first, 2, 1 / 255)
     whole = bound(Method(), params, symbol=symbol)
     step(whole, 0, scale=1 / 255)
     states = whole.training_state(False)
@@ -226,7 +226,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(devices):
 def test_a_recipe_stopped_and_resumed_ends_in_the_same_bits(records, tmp_path, capsys):
     """Stopped between two updates of `--accumulate 5`; parameters, states and averages."""
     given = [*records.arguments, "--recipe=modern", "--ema=0.9", "--accumulate=5"]
-    given += ["--num-epochs=2", "--keep=1"]
+    given += ["--num-epochs=1"]
 
     def start(name, *more):
         flags = [f"--model-prefix={name}", f"--log-file={name}.log", *more]
@@ -237,35 +237,34 @@ def test_a_recipe_stopped_and_resumed_ends_in_the_same_bits(records, tmp_path, c
     through = start("x")
     stopped = start("y", "--checkpoint-batches=3")
     for line in stopped.stdout:
-        if 'y-0001-000003.params"' in line:
+        if 'y-0000-000003.params"' in line:
             stopped.send_signal(signal.SIGTERM)
     assert stopped.wait() == 143
-    (saved,) = tmp_path.glob("y-0001-*.states")
+    (saved,) = tmp_path.glob("y-0000-*.states")
     states = ndarray_file.parse(saved.read_bytes())
     batch = int(saved.stem.split("-")[-1])
     assert batch % 5 == 0 or states["+"] == [batch % 5]
     resumed = start("y", "--retrain")
     assert "changed since" not in resumed.communicate()[0] and resumed.returncode == 0
     assert "recipe modern: --optimizer nag" in through.communicate()[0]
-    names = [f"{end}.{kind}" for end in ("0002", "ema-0002") for kind in ("params", "states")]
+    names = [f"{end}.{kind}" for end in ("0001", "ema-0001") for kind in ("params", "states")]
     for name in names:
         assert (tmp_path / f"x-{name}").read_bytes() == (tmp_path / f"y-{name}").read_bytes(), name
     # The average is a network of its own, the one that was validated.
-    symbol, arg_params, aux_params = mx.model.load_checkpoint(str(tmp_path / "x-ema"), 2)
-    plain = mx.model.load_checkpoint(str(tmp_path / "x"), 2)
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(str(tmp_path / "x-ema"), 1)
+    plain = mx.model.load_checkpoint(str(tmp_path / "x"), 1)
     assert not np.array_equal(arg_params["fc1_weight"].asnumpy(), plain[1]["fc1_weight"].asnumpy())
     assert aux_params.keys() == plain[2].keys()
     smoothed = [node for node in symbol.attr_dict().values() if "smooth_alpha" in node]
     assert not smoothed
     capsys.readouterr()
-    assert evaluate.main([str(tmp_path / "x-ema"), "2", "--data-val", str(records.val)]) == 0
+    assert evaluate.main([str(tmp_path / "x-ema"), "1", "--data-val", str(records.val)]) == 0
     scored = dict(line.split() for line in capsys.readouterr().out.splitlines()[1:])
     log = (tmp_path / "x.log").read_text()
-    wanted = re.findall(r"Epoch\[1\] Validation-([a-z-]+)=([\d.]+)", log)
+    wanted = re.findall(r"Epoch\[0\] Validation-([a-z-]+)=([\d.]+)", log)
     assert len(wanted) == 2
     for name, value in wanted:
         assert float(scored[name]) == pytest.approx(float(value), rel=1e-5), name
-    assert not list(tmp_path.glob("x*-0001.*")) or "0001" in os.readlink(tmp_path / "x-best.params")
     assert os.readlink(tmp_path / "x-best.params").startswith("x-ema-")
 
 
@@ -274,7 +273,7 @@ def test_another_optimizer_begins_anew_and_wants_a_rate():
     settings = {"optimizer": "nag", "mom": 0.9, "freeze": "none"}
     run_of = {"settings": settings, "batches": 7, "updates": 10, "lr": 0.1, "lr_epoch": 0}
     states = {"w:0": np.ones(2), "w~": np.ones(2), "w+0": np.ones(2)}
-    generation = Generation(Place(1, 3), "", {}, states, run_of)
+    generation = Generation(Place(1, 3), "", {}, states, run_of, 1)
 
     def trainer(method):
         return Trainer(
@@ -292,7 +291,7 @@ def test_another_optimizer_begins_anew_and_wants_a_rate():
     settings_of_adam = {**settings, "optimizer": "adam", "accumulate": 2}
     run_of = {**run_of, "settings": settings_of_adam, "updates": 6, "first_update": 3}
     adam.first_update = 0
-    generation = Generation(Place(1, 3), "", {}, states, run_of)
+    generation = Generation(Place(1, 3), "", {}, states, run_of, 1)
     assert set(adam._usable_states(generation, Place(1, 3))) == {"w:0", "w~", "w+0"}
     assert adam.first_update == 3 * 5 // 6
 
@@ -306,7 +305,7 @@ def test_another_optimizer_begins_anew_and_wants_a_rate():
 def generation_of_nag():
     """A checkpoint that is older than the choice of an optimizer."""
     return Generation(
-        Place(1), "", {}, {}, {"settings": {}, "batches": 7, "lr": 0.1, "lr_epoch": 0}
+        Place(1), "", {}, {}, {"settings": {}, "batches": 7, "lr": 0.1, "lr_epoch": 0}, 1
     )
 
 
