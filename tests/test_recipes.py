@@ -237,7 +237,7 @@ def test_a_recipe_stopped_and_resumed_ends_in_the_same_bits(records, tmp_path, c
     through = start("x")
     stopped = start("y", "--checkpoint-batches=3")
     for line in stopped.stdout:
-        if 'y-0000-000003.params"' in line:
+        if 'y-0000-000006.params"' in line:
             stopped.send_signal(signal.SIGTERM)
     assert stopped.wait() == 143
     (saved,) = tmp_path.glob("y-0000-*.states")
