@@ -259,7 +259,8 @@ def test_the_loss_of_any_role_ends_the_job(train):
                 assert "error: no sign of life of the scheduler, 127.0.0.1:" in last
         (folder,) = job.with_checkpoint()
         generation, passed_over = Checkpoints(folder / "x").newest()
-        assert generation and not passed_over
+        # A process that ends in the middle of writing leaves a part of a newer one.
+        assert generation and all("never finished" in error for error in passed_over)
     # Each of the jobs goes on; one may stand for them.
     shutil.rmtree(job.folder / "server-0")
     job = train("scheduler-0", "--retrain", "--num-epochs=1")
