@@ -109,13 +109,12 @@ def communication(machines, sent, gigabits) -> float:
     return sent * (machines - 1) / machines * 8 / (gigabits * 1e9)
 
 
-def print_model(step, images, sent, sent_float64, links, jitter):
+def print_model(step, images, sent, links, jitter):
     """step : seconds of a worker without communication. images : of a worker in a step. sent :
-    bytes of a worker in a step, there and back, with float32 sums."""
+    bytes of a worker in a step, there and back."""
     print(
         f"\nA model, not a measurement: {1000 * step:.0f} ms a step of {images} images on each "
-        f"machine; each worker\nsends and gets {sent / 1e6:.1f} MB a step, with three machines or "
-        f"more {sent_float64 / 1e6:.1f} MB, since sums are in float64 then.\n"
+        f"machine; each worker\nsends and gets {sent / 1e6:.1f} MB a step.\n"
         "Assumed: as many servers as machines, one on each, parameters spread evenly; full-duplex\n"
         "links at their nominal speed, which are what saturates, not the switch, and no other\n"
         "traffic; servers add as fast as data comes; the slowest of N workers takes\n"
@@ -128,7 +127,7 @@ def print_model(step, images, sent, sent_float64, links, jitter):
         slowest = step * (1 + jitter * math.sqrt(2 * math.log(machines)))
         cells = []
         for link in links:
-            taken = communication(machines, sent_float64 if machines > 2 else sent, link)
+            taken = communication(machines, sent, link)
             after = slowest + taken
             during = slowest * (1 - _BACKWARD) + max(slowest * _BACKWARD, taken)
             speeds = [f"{machines * images / t:.0f} ({step / t:.2f})" for t in (after, during)]
@@ -177,7 +176,7 @@ def main():
             f"{name:28}{speed:10.1f}{step:12.0f}{cores * alone / step / 2:15.2f}{sent / 1e6:17.2f}"
         )
     step = (args.step or alone) / 1000
-    print_model(step, batch, rows[2][3] / 2, rows[3][3] / 2, args.links, args.jitter)
+    print_model(step, batch, rows[2][3] / 2, args.links, args.jitter)
 
 
 if __name__ == "__main__":
