@@ -21,7 +21,7 @@ from pathlib import Path
 
 from data import DataError
 from data.arguments import Defaults, OneLineParser, add_data_args, complete_data_args
-from data.augmentation import add_augmentation_args, augmentation, complete_augmentation
+from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
 from data.datasets import DATASETS
 from log import LogError
 from log.arguments import add_log_args
@@ -204,9 +204,9 @@ def record_args(args, path, batch_size) -> dict:
 
 def training_images(args, path, start, batches, workers=1, rank=0):
     """Return the batches of this worker from `path`, from the place `start` on."""
-    from data.records import EpochIter, short_side, training_args
+    from data.records import EpochIter, training_args
 
-    drawn = augmentation(args, short_side(path))
+    drawn = augmentation_of(args, path)
     arguments = training_args(record_args(args, path, args.batch_size), drawn)
     shard = {"num_parts": workers, "part_index": rank}
     return EpochIter({**arguments, **shard}, args.seed, start.epoch, start.batch, batches)
@@ -354,8 +354,8 @@ def short(value) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def set_up_sums(args, cluster):
-    """Have gradients sent and summed as the arguments say."""
+def compress_gradients(args, cluster):
+    """Have gradients sent as --gc-type says."""
     if args.gc_type != "none":
         cluster.compress_gradients(args.gc_type, args.gc_threshold)
 
@@ -391,7 +391,8 @@ def shared_generation(args, checkpoints, cluster, say) -> tuple:
             found = find_generation(args, checkpoints, notices.append)
         except ModelError as error:
             problem = str(error)
-    offer = {"count": found.count if found else -1, "problem": problem}
+    digest = hashlib.sha256(found.to_bytes()).hexdigest() if found and cluster.workers > 1 else ""
+    offer = {"count": found.count if found else -1, "problem": problem, "digest": digest}
     offers = [json.loads(each) for each in cluster.gather(json.dumps(offer).encode())]
     newest = max(each["count"] for each in offers)
     if newest < 0:
@@ -402,14 +403,12 @@ def shared_generation(args, checkpoints, cluster, say) -> tuple:
             say(line)
         return None, 0
     writer = [each["count"] for each in offers].index(newest)
-    digest = hashlib.sha256(found.to_bytes()).digest() if found and cluster.workers > 1 else b""
-    digests = cluster.gather(digest)
     if cluster.rank == writer:
         for line in notices:
             say(line)
     else:
         say(f"goes on from worker {writer}'s checkpoint")
-    if len(set(digests)) > 1:
+    if len({each["digest"] for each in offers}) > 1:
         content = found.to_bytes() if cluster.rank == writer else None
         found = Generation.from_bytes(cluster.broadcast(content, writer))
     return found, writer
@@ -598,15 +597,14 @@ def prepare(args, cluster) -> tuple:
 
     images = training_images(args, paths[0], start, batches, workers, rank)
     validation, validation_batches = None, 0
-    if args.data_val and not cluster.updates_on_servers:
-        parts = part_sizes(paths[1], workers)
+    # Workers that can't add up their figures leave validation to the first one.
+    alone = cluster.updates_on_servers
+    if args.data_val and (rank == 0 or not alone):
+        parts = part_sizes(paths[1], 1 if alone else workers)
         validation_batches = max(math.ceil(part / args.batch_size) for part in parts)
         validation = validation_images(args, paths[1], parts, rank, len(contexts))
-    elif args.data_val and rank == 0:
-        validation_batches = math.ceil(num_val / args.batch_size)
-        validation = validation_images(args, paths[1], [num_val], 0, len(contexts))
 
-    set_up_sums(args, cluster)
+    compress_gradients(args, cluster)
     trainer = Trainer(
         symbol=symbol,
         contexts=contexts,
@@ -681,7 +679,7 @@ def benchmark(args, cluster):
         symbol = build_network(args, num_classes, before)
         dtype = choose_dtype(args, contexts, symbol, None, say)
         batches = warm_up + args.benchmark_batches
-        set_up_sums(args, cluster)
+        compress_gradients(args, cluster)
         images = SyntheticIter(args.batch_size, args.image_shape, num_classes, batches + 1)
         trainer = Trainer(
             symbol=symbol,
@@ -732,6 +730,7 @@ def open_report(args, trainer, fit):
     from log.config import write_start
     from log.metrics import MetricsFile
     from log.report import Report, beside
+    from model.memory import resident
 
     if not trainer.checkpoints:
         return contextlib.nullcontext()
@@ -767,7 +766,7 @@ def open_report(args, trainer, fit):
 
         folder = args.tensorboard or Path(log_file.parent, "tensorboard", log_file.stem)
         others.append(Board(folder, metrics.kept))
-    return Report(metrics, trainer.batches, images, others)
+    return Report(metrics, trainer.batches, images, resident, others)
 
 
 def main(argv=None) -> int:

@@ -139,6 +139,14 @@ def _cuts_and_resizes(arguments) -> bool:
     return bool(arguments.get("random_resized_crop") or "max_crop_size" in arguments)
 
 
+def augmentation_of(args, rec) -> dict:
+    """Return the arguments of ImageRecordIter for the training images in the file `rec`."""
+    from data.records import short_side
+
+    # Images are decoded for it: only where it matters.
+    return augmentation(args, short_side(rec) if _cuts_and_resizes(args.augmentation) else None)
+
+
 def augmentation(args, stored_side: Optional[int] = None) -> dict:
     """Return the arguments of ImageRecordIter for training images.
 

@@ -30,12 +30,12 @@ from tqdm import tqdm
 
 from data import DataError
 from data.arguments import OneLineParser, whole
-from data.augmentation import add_augmentation_args, augmentation, complete_augmentation
+from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
 from data.datasets import DATASETS
 from data.images import read
 from data.pack import usable_cores
 from data.recordfile import has_checksum, problem_of, read_index, unpacked, walk, writing
-from data.records import EpochIter, class_names, short_side, training_args
+from data.records import EpochIter, class_names, training_args
 
 # Bytes that one task of a thread checks: small records in groups.
 _GROUP = 1 << 18
@@ -311,7 +311,7 @@ def main(argv=None) -> int:
                 shutil.copy(path.with_name("classes.txt"), args.repair)
             if shown:
                 shape = {"data_shape": args.image_shape, "verbose": False}
-                augmented = training_args(shape, augmentation(args, short_side(path)))
+                augmented = training_args(shape, augmentation_of(args, path))
                 folder = args.show_dir or path.parent
                 folder.mkdir(parents=True, exist_ok=True)
                 for picture in draw(shown, names, augmented, folder / path.stem):

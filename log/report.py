@@ -1,16 +1,14 @@
 """What a run says while it trains: a trainer tells it here, in plain values, and it goes to the
 files beside the text log, to TensorBoard and to the terminal."""
 
-import os
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Callable, Optional
 
 from log.metrics import MetricsFile
 
 # The names of MXNet's metrics.
 _FIGURES = {"loss": "cross-entropy", "top1": "accuracy", "top5": "top_k_accuracy_5"}
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def beside(log_file, ending: str) -> Path:
@@ -24,6 +22,7 @@ class Report:
 
     metrics : where the lines go (log.metrics).
     batches : of an epoch. images : of a batch, over all workers.
+    memory : returns the memory of this process that is in RAM, bytes.
     others : what is told every line too, as `line(dict)`, or every batch, as
         `batch(epoch, batch, lr, figures)`, and closed.
 
@@ -31,10 +30,18 @@ class Report:
     `figures` are (name, value) of MXNet's metrics.
     """
 
-    def __init__(self, metrics: MetricsFile, batches: int, images: int, others: list = ()):
+    def __init__(
+        self,
+        metrics: MetricsFile,
+        batches: int,
+        images: int,
+        memory: Callable,
+        others: list = (),
+    ):
         self._metrics = metrics
         self._batches = batches
         self._images = images
+        self._memory = memory
         self._others = others
         self._epoch = _Clock()
         self._interval = None
@@ -88,7 +95,7 @@ class Report:
             "lr": lr,
             "images_s": round(clock.count * self._images / seconds, 2) if seconds else None,
             "seconds": round(seconds, 3),
-            "memory_mb": resident_memory() >> 20,
+            "memory_mb": self._memory() >> 20,
         }
         self._metrics.write(line)
         for other in self._others:
@@ -105,8 +112,3 @@ class _Clock:
 
     def seconds(self) -> float:
         return time.perf_counter() - self._began if self._seconds is None else self._seconds
-
-
-def resident_memory() -> int:
-    """Return the memory of this process that is in RAM, bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE

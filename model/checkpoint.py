@@ -312,10 +312,14 @@ class Checkpoints:
 
     def free_bytes(self) -> int:
         """Bytes that are free on the checkpoints' file system; a quota may allow less."""
+        return shutil.disk_usage(self._existing_folder()).free
+
+    def _existing_folder(self) -> Path:
+        """The folder, or what there is already of the path to it."""
         folder = self.folder
         while not folder.exists():
             folder = folder.parent
-        return shutil.disk_usage(folder).free
+        return folder
 
     def check_free(self, size: int):
         """Raise ModelError where a checkpoint of `size` bytes won't fit."""
@@ -329,10 +333,7 @@ class Checkpoints:
         """Raise ModelError where `lock` would; write nothing."""
         path = self.lock_file
         with self._errors_of_lock(path):
-            folder = self.folder
-            while not folder.exists():
-                folder = folder.parent
-            tempfile.TemporaryFile(dir=folder).close()  # has no name
+            tempfile.TemporaryFile(dir=self._existing_folder()).close()  # has no name
             if path.exists():
                 with open(path) as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,6 +29,7 @@ import traceback
 from typing import Callable, Optional
 
 from model import ModelError, mxnet_reason
+from model.devices import import_mxnet
 
 ROLES = ("scheduler", "server", "worker")
 _NUMBERS = ("DMLC_NUM_WORKER", "DMLC_NUM_SERVER", "DMLC_PS_ROOT_PORT")
@@ -153,11 +154,9 @@ class Watch(threading.Thread):
         with self._looking:
             self._lost = lost
 
-    def end(self, line: str, code: int = 1):
+    def end(self, line: str):
         self._say(line)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        _leave(1)
 
     def run(self):
         times_lost = 0
@@ -178,24 +177,30 @@ class Watch(threading.Thread):
                 self.end(f"waited {self._until:g} s for {self._what}")
 
 
+def _leave(code):
+    """End the process without what Python does at its end: MXNet would wait for others there."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _say_error(line):
     if logging.getLogger().handlers:
         logging.getLogger().error("error: %s", line)
     print(f"train_xception.py: error: {line}", file=sys.stderr)
 
 
-def _join(kv_store, role, limit, watch):
+def _join(kv_store, role, watch):
     """Return MXNet's kvstore, and when it has one, `watch` looks for lost roles."""
     os.environ.setdefault("PS_HEARTBEAT_INTERVAL", "5")
     timeout = int(os.environ.setdefault("PS_HEARTBEAT_TIMEOUT", "60"))
     _resolve_scheduler(watch)
-    at = "{DMLC_PS_ROOT_URI}:{DMLC_PS_ROOT_PORT}".format(**os.environ)
+    address, port = os.environ["DMLC_PS_ROOT_URI"], os.environ["DMLC_PS_ROOT_PORT"]
+    at = f"{address}:{port}"
     if role == "scheduler":
-        _check_bind("DMLC_PS_ROOT_URI", *at.split(":")[:1], int(at.split(":")[1]))
+        _check_bind("DMLC_PS_ROOT_URI", address, int(port))
     # Loaded as a server or scheduler, mxnet would not come back before the job's end.
     os.environ["DMLC_ROLE"] = "worker"
-    from model.devices import import_mxnet
-
     mx = import_mxnet()
     os.environ["DMLC_ROLE"] = role
     if role == "worker" and kv_store != "dist_async":
@@ -203,7 +208,7 @@ def _join(kv_store, role, limit, watch):
         os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
     watch.waits_for(
         "{DMLC_NUM_WORKER} workers and {DMLC_NUM_SERVER} servers to gather at the scheduler, "
-        "{DMLC_PS_ROOT_URI}:{DMLC_PS_ROOT_PORT}".format(**os.environ)
+        "{at}".format(at=at, **os.environ)
     )
     try:
         kvstore = mx.kv.create(kv_store)
@@ -252,15 +257,13 @@ def serve(role: str, kv_store: str, limit: float):
     # A signal that ends a job goes to all roles, and the workers still need this one.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
-    kvstore = _join(kv_store, role, limit, watch)
+    kvstore = _join(kv_store, role, watch)
     from mxnet.kvstore.kvstore_server import KVStoreServer
 
     KVStoreServer(kvstore).run()
     watch.looks_for_lost(None)
     # ps-lite's threads are still there when a Python that ends takes their tables away.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    _leave(0)
 
 
 # What workers tell each other
@@ -289,9 +292,6 @@ class Alone:
     def broadcast(self, content: bytes, _source: int) -> bytes:
         return content
 
-    def rests(self):
-        pass
-
     def fail(self, message: str):
         pass
 
@@ -312,7 +312,7 @@ class Cluster:
 
     def __init__(self, kv_store: str, limit: float):
         self._watch = Watch(limit, _say_error)
-        self._kvstore = _join(kv_store, "worker", limit, self._watch)
+        self._kvstore = _join(kv_store, "worker", self._watch)
         #: What trains, for Module.
         self.kvstore = self._kvstore
         self._watch.gathered = True
@@ -355,10 +355,6 @@ class Cluster:
         mine = content if self.rank == source else b""
         return self.gather(mine)[source]
 
-    def rests(self):
-        """Have the watch be content with whatever time this worker needs now."""
-        self._watch.rests()
-
     def fail(self, message: str):
         """Tell the others why this worker ends, so that they do."""
         if self.updates_on_servers:
@@ -372,7 +368,7 @@ class Cluster:
         """End this process at once, with the exception that is being handled: MXNet would wait for
         the other workers first."""
         traceback.print_exc()
-        os._exit(1)
+        _leave(1)
 
     def close(self):
         """Leave the job, when all workers do."""

@@ -1,6 +1,7 @@
 """The memory that a training run will need, told before it is used up."""
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.running import RunningNetwork
 # Images that the plan is made for; the memory between the layers grows with their number.
 _PLANNED = 4
 _FLOAT = 4
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def _planned(symbol, data_shape, device_type, dtype, memonger, for_training) -> 
 
 def resident() -> int:
     """Bytes of this process that are in RAM."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
 def host_memory(proc="/proc", cgroup="/sys/fs/cgroup") -> tuple:

@@ -1,7 +1,5 @@
 """An MXNet Module whose whole state can be taken out and put back."""
 
-import math
-
 import mxnet as mx
 import numpy as np
 
@@ -126,14 +124,10 @@ class ResumableModule(mx.mod.Module):
     def _state_of_average(self) -> dict:
         """The average's state; of moving statistics, which differ by worker, that of worker 0."""
         state = self._average.state(self._cropped)
-        differ = [name for name in state if name[:-1] in self._exec_group.aux_names]
-        content = b"".join(state[name].tobytes() for name in differ)
-        values = np.frombuffer(self._cluster.broadcast(content, 0), np.float32)
-        for name in differ:
-            shape = state[name].shape
-            state[name], values = np.split(values, [math.prod(shape)])
-            state[name] = state[name].reshape(shape)
-        return state
+        statistics = self._exec_group.aux_names
+        differ = {name: array for name, array in state.items() if name[:-1] in statistics}
+        received = self._cluster.broadcast(_packed(differ), 0)
+        return {**state, **_unpacked(np.frombuffer(received, np.float32), differ)}
 
     def _gradients_are_finite(self) -> bool:
         of_parameters = [block for block in self._exec_group.grad_arrays if block[0] is not None]
@@ -213,20 +207,16 @@ class ResumableModule(mx.mod.Module):
 
     def _moving_statistics_of_all(self) -> list:
         """Return, for each device of each worker, name -> numpy array."""
-        names, blocks = self._exec_group.aux_names, self._exec_group.aux_arrays
-        own = [[block[k].asnumpy() for block in blocks] for k in range(len(self._context))]
-        content = b"".join(array.tobytes() for arrays in own for array in arrays)
-        devices = []
-        for received in self._cluster.gather(content):
-            values = np.frombuffer(received, np.float32)
-            for _ in self._context:
-                statistics = {}
-                for name, block in zip(names, blocks):
-                    shape = block[0].shape
-                    size = math.prod(shape)
-                    statistics[name], values = values[:size].reshape(shape), values[size:]
-                devices.append(statistics)
-        return devices
+        blocks = dict(zip(self._exec_group.aux_names, self._exec_group.aux_arrays))
+        own = [
+            {name: block[k].asnumpy() for name, block in blocks.items()}
+            for k in range(len(self._context))
+        ]
+        return [
+            _unpacked(values, own[0])
+            for received in self._cluster.gather(b"".join(map(_packed, own)))
+            for values in np.frombuffer(received, np.float32).reshape(len(own), -1)
+        ]
 
     def _put_states(self, arrays):
         updater = self._any_updater()
@@ -312,6 +302,17 @@ class ResumableModule(mx.mod.Module):
     def all_finite(self) -> bool:
         """True where no parameter of the first device is NaN or infinite."""
         return _all_finite([block[0] for block in self._exec_group.param_arrays])
+
+
+def _packed(arrays: dict) -> bytes:
+    return b"".join(array.tobytes() for array in arrays.values())
+
+
+def _unpacked(values: np.ndarray, like: dict) -> dict:
+    """Return what `_packed` has packed, arrays of the names and shapes of `like`."""
+    ends = np.cumsum([array.size for array in like.values()], dtype=int)[:-1]
+    parts = np.split(values, ends)
+    return {name: part.reshape(like[name].shape) for name, part in zip(like, parts)}
 
 
 def _all_finite(arrays) -> bool:

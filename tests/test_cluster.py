@@ -19,6 +19,7 @@ from model import ndarray_file
 from model.checkpoint import Checkpoints
 from model.cluster import Alone
 from model.module import ResumableModule
+from model.network import numpy_params
 from symbol_xception import get_xception_symbol
 from tests.conftest import ROOT, command
 
@@ -165,8 +166,6 @@ def test_two_workers_are_one_with_two_devices(tmp_path):
     """Parameters, momentum, and the moving statistics of each device."""
     job = Job(tmp_path, 2, 2, lambda number: [sys.executable, "-c", _UPDATES])
     halves = np.r_[0:8:2, 1:8:2]
-    from model.network import numpy_params
-
     module = trained(Alone("device"), [mx.cpu(0), mx.cpu(1)], lambda images: images[halves])
     expected = {**numpy_params(*module.get_params()), **module.training_state(at_epoch_end=False)}
     assert set(job.codes().values()) == {0}, job.outputs("")
@@ -262,7 +261,6 @@ def test_the_loss_of_any_role_ends_the_job(train):
         # A process that ends in the middle of writing leaves a part of a newer one.
         assert generation and all("never finished" in error for error in passed_over)
     # Each of the jobs goes on; one may stand for them.
-    shutil.rmtree(job.folder / "server-0")
     job = train("scheduler-0", "--retrain", "--num-epochs=1")
     assert set(job.codes().values()) == {0}, job.outputs("")
 
