@@ -38,6 +38,11 @@ _NUMBERS = ("DMLC_NUM_WORKER", "DMLC_NUM_SERVER", "DMLC_PS_ROOT_PORT")
 _SCHEDULER, _SERVERS, _WORKERS = 1, 2, 4
 
 
+def _count(roles):
+    """How many there are of "WORKER" or "SERVER" in the job."""
+    return int(os.environ[f"DMLC_NUM_{roles}"])
+
+
 def _node_id(role, rank):
     return 8 + 2 * rank + (role == "worker")
 
@@ -203,15 +208,14 @@ def _join(kv_store, role, watch):
     os.environ["DMLC_ROLE"] = "worker"
     mx = import_mxnet()
     os.environ["DMLC_ROLE"] = role
-    if role == "worker" and kv_store != "dist_async":
-        # Every worker updates its own copy, and so has the optimizer's state for checkpoints.
-        os.environ["MXNET_UPDATE_ON_KVSTORE"] = "0"
+    from model.kvstore import type_of_kvstore
+
     watch.waits_for(
         "{DMLC_NUM_WORKER} workers and {DMLC_NUM_SERVER} servers to gather at the scheduler, "
         "{at}".format(at=at, **os.environ)
     )
     try:
-        kvstore = mx.kv.create(kv_store)
+        kvstore = mx.kv.create(type_of_kvstore(kv_store, _count("WORKER")))
     except mx.base.MXNetError as error:
         raise ModelError(f"--kv-store {kv_store}: {mxnet_reason(error)}") from None
     handle, library = kvstore.handle, mx.base._LIB
@@ -224,7 +228,7 @@ def _join(kv_store, role, watch):
     everyone = [
         (f"{kind} {rank}", _node_id(kind, rank))
         for kind in ("server", "worker")
-        for rank in range(int(os.environ[f"DMLC_NUM_{kind.upper()}"]))
+        for rank in range(_count(kind.upper()))
     ]
 
     began = time.monotonic()
@@ -258,9 +262,9 @@ def serve(role: str, kv_store: str, limit: float):
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     kvstore = _join(kv_store, role, watch)
-    from mxnet.kvstore.kvstore_server import KVStoreServer
+    from model.kvstore import run_server
 
-    KVStoreServer(kvstore).run()
+    run_server(kvstore, kv_store, _count("WORKER"), _count("SERVER"), watch.end)
     watch.looks_for_lost(None)
     # ps-lite's threads are still there when a Python that ends takes their tables away.
     _leave(0)
@@ -281,7 +285,12 @@ class Alone:
     updates_on_servers = False
 
     def __init__(self, kvstore: str = "local"):
+        #: What adds up the gradients of this process's devices, and in dist_async of all: Module's.
         self.kvstore = kvstore
+
+    def add_up(self, arrays: dict):
+        """Have each array hold its sum over all devices of all workers, where Module's kvstore does
+        not. arrays : name -> list with the array of each device."""
 
     def exchange(self, status: int, _reached: str = "") -> list:
         return [status]
@@ -313,20 +322,28 @@ class Cluster:
     def __init__(self, kv_store: str, limit: float):
         self._watch = Watch(limit, _say_error)
         self._kvstore = _join(kv_store, "worker", self._watch)
-        #: What trains, for Module.
-        self.kvstore = self._kvstore
+        from model.kvstore import sums_of
+
         self._watch.gathered = True
         self._watch.rests()
         self.updates_on_servers = kv_store == "dist_async"
+        # Otherwise every worker updates its own copy, and so has the optimizer's state for
+        # checkpoints.
+        self.kvstore = self._kvstore if self.updates_on_servers else None
         self.rank, self.workers = self._kvstore.rank, self._kvstore.num_workers
+        self._sums = sums_of(self._kvstore, kv_store, _count("SERVER"))
         self._threshold = None
-        self._keys = set()
+
+    def add_up(self, arrays: dict):
+        if not self.updates_on_servers:
+            self._sums.add_up(arrays)
 
     def compress_gradients(self, kind: str, threshold: float):
         """Have all that is pushed from now on compressed (MXNet's set_gradient_compression)."""
         from model.kvstore import CompressingStore
 
-        self.kvstore = CompressingStore(self._kvstore)
+        if self.updates_on_servers:
+            self.kvstore = CompressingStore(self._kvstore)
         self._kvstore.set_gradient_compression({"type": kind, "threshold": threshold})
         self._kvstore._barrier()
         self._threshold = threshold
@@ -416,11 +433,7 @@ class Cluster:
             # The servers sum nothing but floating-point numbers; of 16 bits, these are exact.
             values = np.frombuffer(content, np.uint16).astype(np.float32)
         array = mx.nd.array(values, dtype=values.dtype)
-        if name not in self._keys:
-            self._kvstore.init(name, mx.nd.zeros_like(array))
-            self._keys.add(name)
-        self._kvstore.push(name, array)
-        self._kvstore.pull(name, out=array)
+        self._sums.add_up({name: [array]})
         summed = array.asnumpy()
         if self._threshold:
             return np.packbits(summed > self._threshold / 2).tobytes()

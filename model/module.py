@@ -74,6 +74,7 @@ class ResumableModule(mx.mod.Module):
     def update(self):
         if self._accumulate > 1 and not self._accumulated():
             return
+        self._cluster.add_up(self._gradients())
         if self._loss_scale == 1 or self._gradients_are_finite():
             super().update()
             if self._average:
@@ -129,13 +130,20 @@ class ResumableModule(mx.mod.Module):
         received = self._cluster.broadcast(_packed(differ), 0)
         return {**state, **_unpacked(np.frombuffer(received, np.float32), differ)}
 
+    def _gradients(self) -> dict:
+        """Return, for each parameter that is trained, its gradient on each device."""
+        group = self._exec_group
+        blocks = zip(group.param_names, group.grad_arrays)
+        return {name: block for name, block in blocks if block[0] is not None}
+
     def _gradients_are_finite(self) -> bool:
-        of_parameters = [block for block in self._exec_group.grad_arrays if block[0] is not None]
-        return all(map(_all_finite, zip(*of_parameters)))
+        return all(map(_all_finite, zip(*self._gradients().values())))
 
     def init_optimizer(self, *args, **kwargs):
         super().init_optimizer(*args, **kwargs)
         self._optimizer.rescale_grad /= self._loss_scale
+        if not self._cluster.updates_on_servers:
+            self._optimizer.rescale_grad /= self._cluster.workers
         self._rescale_grad = self._optimizer.rescale_grad
         if self._accumulate > 1:
             self._sums = [

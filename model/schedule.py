@@ -66,10 +66,10 @@ class Schedule:
             if not updates:
                 return None
             return mx.lr_scheduler.MultiFactorScheduler(updates, self.factor, base_lr=self.lr)
-        return _Scheduler(self, an_epoch, first)
+        return Scheduler(self, an_epoch, first)
 
 
-class _Scheduler(mx.lr_scheduler.LRScheduler):
+class Scheduler(mx.lr_scheduler.LRScheduler):
     """A function of the number of updates alone: nothing of it needs saving."""
 
     def __init__(self, schedule: Schedule, an_epoch: int, first: int):
