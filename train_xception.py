@@ -52,8 +52,7 @@ from model.recipes import (
 # where it is needed, when the arguments are known to be good.
 
 
-def parse_arguments(argv) -> argparse.Namespace:
-    """Return the arguments, those of the data set filled in where they were not given."""
+def make_parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="train_xception.py",
         description="Train Xception on image records (.rec files).",
@@ -69,6 +68,12 @@ def parse_arguments(argv) -> argparse.Namespace:
     add_checkpoint_args(parser)
     add_log_args(parser)
     add_benchmark_args(parser)
+    return parser
+
+
+def parse_arguments(argv) -> argparse.Namespace:
+    """Return the arguments, those of the data set filled in where they were not given."""
+    parser = make_parser()
     args = parse_with_recipe(parser, argv)
     check_model_args(parser, args)
     complete_data_args(args)

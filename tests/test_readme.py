@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 import pytest
 
+import train_xception
+from model.recipes import RECIPES
+from tests import flags
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -37,8 +40,6 @@ def commands():
 
 
 def test_every_training_command_has_arguments_that_exist():
-    import train_xception
-
     lines = [line for line in commands() if "train_xception.py" in line]
     assert len(lines) >= 5
     for line in lines:
@@ -96,6 +97,17 @@ def test_files_of_a_run_are_documented():
     for name in ("x-symbol.json", "x-0003.params", "x-0003.states", "x-0003.json", "x-lock",
                  "x-best.params", "x-0003-000120"):  # fmt: skip
         assert f"model/{name}" in README
+
+
+def test_the_tables_of_flags_are_the_parsers():
+    told = [flag.split()[0] for _, _, rows in flags.groups() for flag, _, _ in rows]
+    parser = train_xception.make_parser()
+    assert told == [action.option_strings[0] for action in parser._actions][1:]
+    _, between, _ = flags.parts_of(README)
+    assert between == flags.tables(), "python -m tests.flags writes them anew"
+    # A default of --help is what a run without flags gets; that of --lr is told in words.
+    for name, value in RECIPES["2017"].items():
+        assert name == "lr" or parser.get_default(name) == value, name
 
 
 def test_run_sh_says_what_it_knows():
