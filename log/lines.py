@@ -5,8 +5,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tqdm import tqdm
-
 from log import LogError
 
 
@@ -58,6 +56,9 @@ class _AboveBars(logging.StreamHandler):
     """Writes lines to a terminal above the progress bar that is at its bottom."""
 
     def emit(self, record):
+        # Not at the top: a Python without packages says in one line what it lacks.
+        from tqdm import tqdm
+
         try:
             tqdm.write(self.format(record), file=self.stream)
         except Exception:

@@ -209,6 +209,16 @@ def test_mxnet_that_cannot_be_loaded(error, way_out, another_mxnet):
     assert "\n" not in str(raised.value)
 
 
+def test_a_python_without_packages_is_one_line():
+    bare = [sys.executable, "-S", str(ROOT / "train_xception.py"), "--dry-run"]
+    process = subprocess.run(bare, capture_output=True, text=True)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr == (
+        "train_xception.py: error: mxnet can't be loaded: No module named 'mxnet': ./run.sh setup "
+        "installs it\n"
+    )
+
+
 def test_cuda_libraries_are_linked_beside_mxnet(another_mxnet):
     another_mxnet.write_text("raise AssertionError('imported')")
     site, target = another_mxnet.parent.parent, another_mxnet.parent
