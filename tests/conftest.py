@@ -1,6 +1,7 @@
 """What several rooms' tests need: small real records, and the script as its user runs it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,29 @@ def records(digits, tmp_path_factory):
             target.write_idx(i, source.read())
         target.close()
     return Records(folder)
+
+
+@pytest.fixture(scope="session")
+def workshop(records, tmp_path_factory):
+    """A copy of the project's modules, with `records` and a network trained on them for an epoch
+    under the names that the README's commands have."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("[dml]*/**/*.py")]:
+        copy = folder / path.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
+    for name in ("digits", "mine"):
+        (folder / "data" / name).mkdir(exist_ok=True)
+        for path in records.folder.iterdir():
+            shutil.copy(path, folder / "data" / name)
+    process = start(folder, *records.arguments, "--num-epochs=1", "--model-prefix=model/demo")
+    assert process.returncode == 0, process.stderr
+    for prefix, epoch in (("demo", 10), ("mine", 1), ("xception-imagenet-0-0", 125)):
+        for ending in ("symbol.json", "0001.params", "0001.states", "0001.json"):
+            copy = f"{prefix}-{ending.replace('0001', f'{epoch:04d}')}"
+            if not (folder / "model" / copy).exists():
+                shutil.copy(folder / "model" / f"demo-{ending}", folder / "model" / copy)
+    return folder
 
 
 @pytest.fixture
