@@ -110,6 +110,19 @@ def test_the_tables_of_flags_are_the_parsers():
         assert name == "lr" or parser.get_default(name) == value, name
 
 
+def test_links_lead_somewhere():
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", README, flags=re.S), re.M)
+    # As GitHub and GitLab make them.
+    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+    targets = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert len(targets) > 8
+    for target in targets:
+        if target.startswith("#"):
+            assert target[1:] in anchors, target
+        elif "://" not in target:
+            assert (ROOT / target).exists(), target
+
+
 def test_run_sh_says_what_it_knows():
     process = subprocess.run(
         ["bash", str(ROOT / "run.sh"), "nonsense"], capture_output=True, text=True
