@@ -390,6 +390,27 @@ def test_retrain_with_a_learning_rate_of_its_own(run, records, through, tmp_path
     assert "Epoch[3] Learning-rate=0.0001" in process.stdout
 
 
+def test_retrain_auto_starts_or_goes_on(records, through, tmp_path, monkeypatch, capsys):
+    """One command for the first start and every restart, with an --lr too."""
+    import train_xception
+
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(through, tmp_path, dirs_exist_ok=True)
+
+    def says(*more):
+        given = [*arguments(records), "--retrain=auto", "--num-epochs=9", "--dry-run", *more]
+        assert train_xception.main(given) == 0
+        return capsys.readouterr().out
+
+    said = says("--model-prefix=y")
+    assert "no checkpoint yet: starts anew" in said and "ready for epoch 0;" in said
+    began = json.loads((through / f"x-{EPOCHS:04d}.json").read_text())["run"]["lr"]
+    for more in ((), (f"--lr={began}",)):
+        said = says("--model-prefix=x", *more)
+        assert f"ready for epoch {EPOCHS};" in said and "--lr:" not in said
+    assert f"--lr: 0.003 from epoch {EPOCHS} on" in says("--model-prefix=x", "--lr=0.003")
+
+
 def test_changed_arguments_are_said(run, records, through, tmp_path):
     shutil.copytree(through, tmp_path, dirs_exist_ok=True)
     process = run(*arguments(records), "--model-prefix=x", "--retrain", "--wd=0.001", "--dropout=0")
