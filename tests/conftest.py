@@ -1,5 +1,6 @@
 """What several rooms' tests need: small real records, and the script as its user runs it."""
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from data.datasets import DATASETS
 from model.devices import prepare_environment
 
 ROOT = Path(__file__).parent.parent
@@ -59,24 +61,24 @@ def records(digits, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def workshop(records, tmp_path_factory):
-    """A copy of the project's modules, with `records` and a network trained on them for an epoch
-    under the names that the README's commands have."""
+    """A folder with what the README's commands find: `records` under the names of each data set,
+    and a network trained on them for an epoch, as the checkpoints that are named."""
     folder = tmp_path_factory.mktemp("workshop")
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("[dml]*/**/*.py")]:
-        copy = folder / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-    for name in ("digits", "mine"):
-        (folder / "data" / name).mkdir(exist_ok=True)
-        for path in records.folder.iterdir():
-            shutil.copy(path, folder / "data" / name)
-    process = start(folder, *records.arguments, "--num-epochs=1", "--model-prefix=model/demo")
+    for name in DATASETS:
+        data = DATASETS[name]
+        place = folder / "data" / ("mine" if name == "custom" else name)
+        place.mkdir(parents=True)
+        names = ((records.train, data.train_records[2]), (records.val, data.val_records))
+        for ending, (source, copy) in itertools.product((".rec", ".idx"), names):
+            shutil.copy(source.with_suffix(ending), (place / copy).with_suffix(ending))
+    process = start(folder, *records.arguments, "--num-epochs=1", "--model-prefix=model/x")
     assert process.returncode == 0, process.stderr
-    for prefix, epoch in (("demo", 10), ("mine", 1), ("xception-imagenet-0-0", 125)):
-        for ending in ("symbol.json", "0001.params", "0001.states", "0001.json"):
-            copy = f"{prefix}-{ending.replace('0001', f'{epoch:04d}')}"
-            if not (folder / "model" / copy).exists():
-                shutil.copy(folder / "model" / f"demo-{ending}", folder / "model" / copy)
+    default = "xception-imagenet-0-0"
+    named = (("demo", 10), ("mine", 1), (default, 50), (default, 125))
+    for prefix, epoch in named:
+        for path in (folder / "model").glob("x-*[!k]"):  # all but the lock
+            name = path.name.replace("x-", f"{prefix}-").replace("0001", f"{epoch:04d}")
+            shutil.copy(path, folder / "model" / name)
     return folder
 
 

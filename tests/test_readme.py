@@ -1,14 +1,22 @@
 """The README and the front door: what they tell the user to type."""
 
+import argparse
+import fnmatch
+import gc
 import importlib
+import json
+import logging
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
+from pathlib import Path
 
 import cv2
+import mxnet as mx
 import numpy as np
 import pytest
 
@@ -34,16 +42,124 @@ def test_the_snippet_runs(tmp_path):
     assert process.stdout.split("\n")[1] == "(2, 1024)"
 
 
-def commands():
+def commands() -> list:
+    """Every command of the README, once: the lines of indented blocks, but for those of Python, and
+    what stands between the lines and begins as one of this project's."""
     blocks = re.findall(r"(?:^    \S.*\n)+", README, flags=re.MULTILINE)
-    return [line.strip() for block in blocks for line in block.splitlines()]
+    found = [
+        line.split("  #")[0].strip() for block in blocks if block != SNIPPET
+        for line in block.splitlines()
+    ]  # fmt: skip
+    program = r"python (?:-u )?(?:-m )?\w|\./run\.sh|model/launch/\S+ |sbatch|kubectl"
+    begin = rf"(?:[A-Z_]+=\S+ )?(?:{program})"
+    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README)
+    found += [span for span in spans if re.match(begin, span)]
+    return list(dict.fromkeys(found))
+
+
+#: The block of Python that goes on from what ./run.sh has trained.
+(SNIPPET,) = re.findall(
+    r"(?:^    \S.*\n)+", README[README.index("here those of `./run.sh`") :], re.M
+)[:1]
+
+#: A command as fnmatch has it -> the test that runs it: as it stands but for fewer and smaller
+#: images, fewer epochs, CPUs in the place of GPUs, and other folders. The first that fits counts,
+#: and NOT_RUN before these.
+RUN_BY = {
+    "python -m data.pack images data/mine": "test_own_images_from_folders_to_training",
+    "python -u train_xception.py * --model-prefix model/mine": (
+        "test_own_images_from_folders_to_training"
+    ),
+    "python -m data.verify data/mine/train.rec data/mine/val.rec *": (
+        "test_own_images_from_folders_to_training"
+    ),
+    "python -m model.evaluate model/mine *": "test_own_images_from_folders_to_training",
+    "python -m data.imagenet.prepare *": "test_imagenet_labels_follow_the_alphabet",
+    "python -m data.cifar10.prepare *": "test_cifar10_records_hold_exactly_the_pixels",
+    "python train_xception.py --help": "test_help_is_quick_grouped_and_says_every_default",
+    "model/launch/local.sh *": "test_local_job_ends_as_its_workers_do",
+    "python *train_xception.py *": "test_training_commands_train",
+    "python -m data.verify *": "test_commands_on_what_was_trained",
+    "python -m model.quantize *": "test_commands_on_what_was_trained",
+    "python -m model.evaluate model/demo-int8 *": "test_commands_on_what_was_trained",
+    "python -m model.predict *": "test_commands_on_what_was_trained",
+    "find . -name '*.jpg' | python -m model.predict *": "test_commands_on_what_was_trained",
+    "python -m log.plot_curves *--live": "test_live_draws_again_what_has_changed",
+    "python -m log.plot_curves": "test_curves_are_drawn",
+    "python -m model.convert keras *": "test_keras_gives_the_same_outputs",
+    "python -m model.convert sliced *": "test_sliced_networks_give_the_same_outputs",
+    "python -m model.convert to-keras *": "test_back_to_keras",
+    "python -m model.convert onnx *": "test_onnxruntime_gives_the_same_outputs",
+}
+
+#: A command -> why no test runs it.
+NOT_RUN = {
+    "./run.sh": "takes minutes; it is the first thing to try by hand",
+    "./run.sh setup": "downloads, and changes .venv: the tests run in what it has made",
+    "./run.sh train": "is train_xception.py in .venv, which setup makes",
+    "./run.sh test*": "runs the tests",
+    "XCEPTION_KILLS=200 ./run.sh test *": "takes long; without the variable the test kills less",
+    "./run.sh lint": "looks at the style; it is run beside the tests",
+    "python -m model.devices": "changes .venv; ./run.sh setup runs it before the tests",
+    "python -m tests.benchmark.*": "takes minutes or hours, and gigabytes of other frameworks",
+    "sbatch *": "needs Slurm; test_launch.py runs the script with a stand-in",
+    "kubectl *": "needs a cluster; test_launch.py runs the manifest's script",
+    "*python -m model.launch.mxnet_launch*": "needs machines to reach by ssh",
+    "python -u train_xception.py --kv-store *": "needs two machines; test_cluster.py has one",
+}
+
+
+def runs(command) -> tuple:
+    """Return (the pattern that fits a command, the test that runs it), the second None for one that
+    no test runs; both None for one that is in neither list."""
+    for pattern in (*NOT_RUN, *RUN_BY):
+        if fnmatch.fnmatchcase(command, pattern):
+            return pattern, RUN_BY.get(pattern)
+    return None, None
+
+
+def test_every_command_is_run_by_a_test_or_says_why_not():
+    assert len(commands()) > 50
+    unknown = [command for command in commands() if not runs(command)[0]]
+    assert not unknown, "neither in RUN_BY nor in NOT_RUN"
+    used = [runs(command)[0] for command in commands()]
+    assert not [pattern for pattern in (*RUN_BY, *NOT_RUN) if pattern not in used]
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    missing = [name for name in RUN_BY.values() if f"\ndef {name}(" not in tests]
+    assert not missing
+
+
+def run_by(name) -> list:
+    return [command for command in commands() if runs(command)[1] == name]
+
+
+class _Parsed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in commands() if c.startswith("python -m tests.benchmark.")]
+)
+def test_benchmarks_have_the_arguments_that_they_are_given(command, monkeypatch):
+    """They are not run: each is begun, and ends when its parser has taken the words."""
+    module, *words = shlex.split(command)[2:]
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_end(parser):
+        parse(parser)
+        raise _Parsed
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_end)
+    monkeypatch.setattr(sys, "argv", [module, *words])
+    with pytest.raises(_Parsed):
+        importlib.import_module(module).main()
 
 
 def test_every_training_command_has_arguments_that_exist():
-    lines = [line for line in commands() if "train_xception.py" in line]
-    assert len(lines) >= 5
+    lines = [line for line in commands() if "train_xception.py " in line and "--help" not in line]
+    assert len(lines) >= 15
     for line in lines:
-        words = shlex.split(line)
+        words = shlex.split(line.replace(" ...", ""))
         train_xception.parse_arguments(words[words.index("train_xception.py") + 1 :])
 
 
@@ -57,6 +173,71 @@ def test_every_command_of_a_model_has_arguments_that_exist(name):
     assert lines
     for line in lines:
         module.parse_arguments(shlex.split(line.split(">")[0])[3:])
+
+
+# The commands, run
+
+
+@pytest.fixture
+def in_workshop(workshop, monkeypatch):
+    """Be in the workshop; a log that is opened is left when the test ends."""
+    monkeypatch.chdir(workshop)
+    handlers = logging.getLogger().handlers[:]
+    yield workshop
+    gc.collect()  # the locks of the checkpoints, too
+    logging.getLogger().handlers[:] = handlers
+
+
+@pytest.mark.parametrize("command", run_by("test_training_commands_train"))
+def test_training_commands_train(command, in_workshop, tmp_path, capsys):
+    """Each for an epoch of 96 images, on two CPUs in the place of GPUs."""
+    words = shlex.split(command)
+    words = words[words.index("train_xception.py") + 1 :]
+    writes = not {"--dry-run", "--summary", "--benchmark"}.intersection(words)
+    small = ["--batch-size=32", "--benchmark-batches=3", f"--log-file={tmp_path}/x.log", "--gpus="]
+    if "--summary" not in words:
+        small += ["--image-shape=3,16,16"]
+    if any(word.startswith("--gpus=0") for word in words):
+        small += ["--cpus=2"]
+    epochs = 1
+    if "--retrain" in words:
+        given = train_xception.parse_arguments(words)
+        epochs = 1 + (given.model_load_epoch or 125)
+        prefix = given.model_prefix
+    else:
+        prefix = f"{tmp_path}/x"
+    small += [f"--num-epochs={epochs}", f"--model-prefix={prefix}"]
+    before = sorted(in_workshop.rglob("*"))
+    assert train_xception.main([*words, *small]) == 0
+    said = capsys.readouterr().out
+    if not writes:
+        assert said and not list(tmp_path.iterdir()) and before == sorted(in_workshop.rglob("*"))
+        return
+    assert f"Epoch[{epochs - 1}] Validation-accuracy" in said
+    assert Path(f"{prefix}-{epochs:04d}.params").exists()
+    assert ("cpu(1)" in said) == any(word.startswith("--gpus=0") for word in words)
+
+
+def test_commands_on_what_was_trained(in_workshop, capfd):
+    """As they stand, in the README's order."""
+    (in_workshop / "photos").mkdir()
+    for i, name in enumerate(("cat.jpg", "photos/1.jpg", "photos/2.jpg")):
+        cv2.imwrite(name, np.full((30, 40, 3), 90 * i, np.uint8))
+    said = {}
+    for line in run_by("test_commands_on_what_was_trained"):
+        words = shlex.split(line)
+        if "|" in words:
+            python = f'python() {{ PYTHONPATH="{ROOT}" "{sys.executable}" "$@"; }}'
+            subprocess.run(["bash", "-ec", f"set -o pipefail; {python}; {line}"], check=True)
+        else:
+            assert importlib.import_module(words[2]).main(words[3:]) == 0, line
+        said[words[2]] = capfd.readouterr().out
+    assert "data/mine/train-augmented.png" in said["data.verify"]
+    assert said["model.quantize"] == "model/demo-int8-0010.params\n"
+    assert "40 images of data/digits/val.rec" in said["model.evaluate"]
+    assert said["model.predict"].count("\n") == 3 * 4
+    assert len(json.loads((in_workshop / "found.json").read_text())) == 3
+    exec(textwrap.dedent(SNIPPET), {"mx": mx})
 
 
 def test_own_images_from_folders_to_training(tmp_path):
