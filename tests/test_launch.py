@@ -4,11 +4,13 @@ import contextlib
 import copy
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
@@ -17,6 +19,10 @@ import yaml
 from tests.conftest import ROOT
 
 LAUNCH = ROOT / "model/launch"
+# The README's line for a run that nobody watches.
+(SUPERVISED,) = re.findall(
+    "^    (until model/launch/local.sh .*)", (ROOT / "README.md").read_text(), flags=re.MULTILINE
+)
 KUBERNETES = "1.31"
 
 
@@ -165,27 +171,73 @@ exit "${code-0}"
 # On this machine, for real
 
 
+@contextlib.contextmanager
+def started(given, folder, environment):
+    """A process that has all that it starts in a session of its own, and prints to folder/out."""
+    with open(folder / "out", "w") as out:
+        job = subprocess.Popen(
+            given, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield job
+    finally:
+        # Its roles too, had it not ended them.
+        for pid in session(job.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        job.wait()
+
+
+def session(leader):
+    """Yield the processes of a session."""
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(pid) == leader:
+                yield pid
+
+
 def test_local_job_ends_as_its_workers_do(records, tmp_path):
     given = [str(LAUNCH / "local.sh"), *records.arguments, "--model-prefix", "x", "--log-file",
              "x.log"]  # fmt: skip
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    with open(tmp_path / "out", "w") as out:
-        job = subprocess.Popen(
-            [*given, "--num-epochs", "50"],
-            cwd=tmp_path, env=environment, stdout=out, stderr=out, start_new_session=True,
-        )  # fmt: skip
-    try:
+    with started([*given, "--num-epochs", "50"], tmp_path, environment) as job:
         while "Batch [" not in (tmp_path / "out").read_text() and job.poll() is None:
             time.sleep(0.1)
         job.send_signal(signal.SIGTERM)
         assert job.wait(60) == 128 + signal.SIGTERM, (tmp_path / "out").read_text()
-    finally:
-        # Its roles too, had it not ended them.
-        for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
-            with contextlib.suppress(ProcessLookupError):
-                if os.getsid(pid) == job.pid:
-                    os.kill(pid, signal.SIGKILL)
-        job.wait()
     assert list(tmp_path.glob("x-00*.json"))
     done = output(*given, "--num-epochs", "1", "--batch-size", "0", cwd=tmp_path, env=environment)
     assert done.returncode == 2, done.stderr
+
+
+def test_a_shell_restarts_a_job_until_it_is_done(records, tmp_path):
+    """A worker is killed."""
+    given = [*records.arguments, "--model-prefix=x", "--log-file=x.log", "--num-epochs=3"]
+    line = SUPERVISED.replace("model/launch/local.sh", f"{LAUNCH}/local.sh", 1)
+    line = line.replace(
+        "--gpus= --checkpoint-batches 500", f"{shlex.join(given)} --checkpoint-batches 1"
+    )
+    line = line.replace("sleep 10", "sleep 0")
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
+                   "PS_HEARTBEAT_INTERVAL": "1", "PS_HEARTBEAT_TIMEOUT": "4"}  # fmt: skip
+    with started(["bash", "-c", line], tmp_path, environment) as job:
+        while not list(tmp_path.glob("x-00*.json")) and job.poll() is None:
+            time.sleep(0.1)
+        # Not one of the processes that local.sh itself starts for a moment.
+        for pid in session(job.pid):
+            with contextlib.suppress(OSError):
+                if b"DMLC_ROLE=worker" in Path(f"/proc/{pid}/environ").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    break
+        assert job.wait(240) == 0, (tmp_path / "out").read_text()
+    log = (tmp_path / "x.log").read_text()
+    assert log.count("goes on from x-") == 1 and log.count("trained: x-0003.params") == 1
+
+
+@pytest.mark.parametrize("code", [0, 2, 143])
+def test_a_shell_starts_no_job_again_that_has_ended(project, code):
+    launch = project / "model/launch/local.sh"
+    launch.parent.mkdir()
+    launch.write_text(f"#!/bin/bash\necho started\nexit {code}\n")
+    launch.chmod(0o755)
+    assert output("bash", "-c", SUPERVISED, cwd=project).stdout == "started\n"

@@ -78,6 +78,7 @@ RUN_BY = {
     "python -m data.cifar10.prepare *": "test_cifar10_records_hold_exactly_the_pixels",
     "python train_xception.py --help": "test_help_is_quick_grouped_and_says_every_default",
     "model/launch/local.sh *": "test_local_job_ends_as_its_workers_do",
+    "until model/launch/local.sh *": "test_a_shell_restarts_a_job_until_it_is_done",
     "python *train_xception.py *": "test_training_commands_train",
     "python -m data.verify *": "test_commands_on_what_was_trained",
     "python -m model.quantize *": "test_commands_on_what_was_trained",
