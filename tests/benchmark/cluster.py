@@ -8,7 +8,9 @@ of one core, and one worker with two CPU contexts (--cpus 2). Each job runs in a
 of its own, whose loopback has no other traffic and counts each byte once, headers and
 acknowledgements too; jobs of two lengths are compared, so that what is sent at the start does not
 count. It needs Linux with `unshare` and `taskset`, and user namespaces for those who are not root.
-Then a table from a model of the scaling, with its assumptions.
+Then the sums of the gradients alone, added by worker (which three workers or more do) beside in the
+order in which they come, as MXNet does. Then a table from a model of the scaling, with its
+assumptions.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 
 from data.arguments import OneLineParser, numbers, positive, whole
 
@@ -42,14 +45,47 @@ def loopback_up():
         fcntl.ioctl(control, siocsifflags, struct.pack("16sh14x", b"lo", flags | iff_up))
 
 
+def add_up(in_order, filters, batches):
+    """Be one role of a job that adds up the gradients of the network, and does nothing else."""
+    role, os.environ["DMLC_ROLE"] = os.environ["DMLC_ROLE"], "worker"
+    import mxnet as mx
+    import numpy as np
+
+    from model import cluster, kvstore, network
+    from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
+
+    os.environ["DMLC_ROLE"] = role
+    kvstore._in_order = lambda *_: in_order
+    if role != "worker":
+        cluster.serve(role, "dist_sync", 60)
+    job = cluster.join("dist_sync", 60)
+    filter_list = {"reduced": REDUCED_FILTERS, "original": ORIGINAL_FILTERS}[filters]
+    shapes = network.parameter_shapes(get_xception_symbol(filter_list=filter_list))
+    gradients = {
+        name: [mx.nd.ones(shape)] for name, shape in shapes.items() if name.startswith("arg:")
+    }
+    times = []
+    for _ in range(3 + batches):
+        job.exchange(0)
+        began = time.perf_counter()
+        job.add_up(gradients)
+        mx.nd.waitall()
+        times.append(time.perf_counter() - began)
+    print(f"{1000 * np.median(times[3:]):.2f} ms a batch of {batches}")
+    job.close()
+
+
 def run_job(workers, given):
     """Print the milliseconds of a step (of the slowest worker) and the bytes of the whole job.
     To be called in a network namespace of its own."""
     loopback_up()
     command = [sys.executable, "-u", "train_xception.py", "--benchmark", *given]
+    if given[0] == "--sums":
+        command = [sys.executable, "-m", __spec__.name, *given]
     roles = ["worker"]
     if workers > 1:
-        command.append("--kv-store=dist_sync")
+        if given[0] != "--sums":
+            command.append("--kv-store=dist_sync")
         roles = ["scheduler", "server", *["worker"] * workers]
     shared = {
         **os.environ,
@@ -140,6 +176,10 @@ def main():
     if sys.argv[1:2] == ["--job"]:
         run_job(int(sys.argv[2]), sys.argv[3:])
         return
+    if sys.argv[1:2] == ["--sums"]:
+        order, filters, batches = sys.argv[2:]
+        add_up(order == "by-worker", filters, int(batches.split("=")[1]))
+        return
     parser = OneLineParser(
         prog="cluster", description=__doc__.split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -174,6 +214,15 @@ def main():
         speed = 1000 * cores * batch / step
         print(
             f"{name:28}{speed:10.1f}{step:12.0f}{cores * alone / step / 2:15.2f}{sent / 1e6:17.2f}"
+        )
+    print(f"\n{'sums alone':28}{'by worker':>10}{'as they come':>16}{'ratio':>9}{'MB':>9}{'MB':>9}")
+    for workers in (2, 3):
+        (ours, sent), (theirs, sent_by_them) = (
+            measure(workers, ["--sums", order, args.filters]) for order in ("by-worker", "any")
+        )
+        print(
+            f"{f'{workers} workers':28}{ours:7.0f} ms{theirs:13.0f} ms{ours / theirs:9.2f}"
+            f"{sent / 1e6:9.2f}{sent_by_them / 1e6:9.2f}"
         )
     step = (args.step or alone) / 1000
     print_model(step, batch, rows[2][3] / 2, args.links, args.jitter)
