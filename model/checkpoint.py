@@ -230,19 +230,23 @@ class Checkpoints:
             # Replacing a generation: without its .json it is gone, so that it is never mixed.
             json_path.unlink(missing_ok=True)
             symbol = symbol_json.encode()
-            # Another symbol than before (another dropout) comes last: until then, the one that is
-            # there, which the earlier generations know, does for all of them.
             files = {"symbol": hashlib.sha256(symbol).hexdigest()}
-            if not self._symbol.exists():
-                size += write_whole(self._symbol, lambda write: write(symbol))[1]
+            first = not self._symbol.exists()
+            # Another symbol than before gets its name last: until then, the one that is there does
+            # for the earlier generations, which know it. `lock` does it where a kill came between.
+            another = first or self._symbol.read_bytes() != symbol
+            if another:
+                size += _write_part(self._symbol, lambda write: write(symbol))[1]
+            if first:
+                _name_part(self._symbol)
             for kind, arrays in (("params", params), ("states", states)):
                 path = self._file(place, f".{kind}")
                 files[kind], written = write_whole(path, partial(ndarray_file.dump, arrays))
                 size += written
             described = {"format": _FORMAT, "count": count, "files": files, "run": run}
             size += self._write_description(place, described)
-            if self._symbol.read_bytes() != symbol:
-                size += write_whole(self._symbol, lambda write: write(symbol))[1]
+            if another and not first:
+                _name_part(self._symbol)
         except OSError as error:
             for path in self._leftovers():
                 path.unlink(missing_ok=True)
@@ -300,11 +304,10 @@ class Checkpoints:
             if place is None:
                 link.unlink(missing_ok=True)
                 return
-            new = link.with_name(link.name + _UNFINISHED)
+            new = _part(link)
             new.unlink(missing_ok=True)
             new.symlink_to(self.best_params_file(place).name)
-            os.replace(new, link)
-            _sync_folder(self.folder)
+            _name_part(link)
 
     def best_params_file(self, place: Place) -> Path:
         """The parameters that were validated at `place`."""
@@ -340,7 +343,7 @@ class Checkpoints:
 
     def lock(self):
         """Keep other runs off this prefix until the process ends, however it ends; delete what a
-        killed one has left half written.
+        killed one has left half written, or finish it.
 
         Raises ModelError where another run has it, or where its folder can't be written to.
         """
@@ -350,8 +353,17 @@ class Checkpoints:
             # Stays open, and so locked, as long as this object lives.
             self._lock = open(path, "w")  # noqa: SIM115
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._name_symbol_of_newest()
             for unfinished in self._leftovers():
                 unfinished.unlink(missing_ok=True)
+
+    def _name_symbol_of_newest(self):
+        """Do what a kill within `save` has kept from being done last."""
+        part, in_order = _part(self._symbol), self.in_order()
+        if in_order and part.exists():
+            expected = self._describe(in_order[-1])["files"].get("symbol")
+            if hashlib.sha256(part.read_bytes()).hexdigest() == expected:
+                _name_part(self._symbol)
 
     @contextlib.contextmanager
     def _errors_of_lock(self, path):
@@ -382,10 +394,19 @@ def write_whole(path: Path, dump) -> tuple:
     `dump` is called with a function that writes bytes. Return (SHA-256 in hexadecimal, bytes
     written). The checksum is that of the bytes handed over, not of what the disk made of them.
     """
+    written = _write_part(path, dump)
+    _name_part(path)
+    return written
+
+
+def _part(path) -> Path:
+    return path.with_name(path.name + _UNFINISHED)
+
+
+def _write_part(path, dump) -> tuple:
     digest = hashlib.sha256()
     size = 0
-    part = path.with_name(path.name + _UNFINISHED)
-    with open(part, "wb") as file:
+    with open(_part(path), "wb") as file:
 
         def write(data):
             nonlocal size
@@ -395,9 +416,12 @@ def write_whole(path: Path, dump) -> tuple:
         dump(write)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
-    _sync_folder(path.parent)
     return digest.hexdigest(), size
+
+
+def _name_part(path):
+    os.replace(_part(path), path)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder):
