@@ -274,10 +274,12 @@ def find_generation(args, checkpoints, say):
                 "--retrain goes on from them, --overwrite starts anew"
             )
         return None
+    if args.retrain == "auto" and all(map(checkpoints.is_unfinished, places)):
+        left = ", ".join(f"{args.model_prefix}-{place.stem}" for place in places)
+        passing = f", and passes over what was never finished: {left}" if left else ""
+        say(f"no checkpoint yet: starts anew{passing}")
+        return None
     if not places:
-        if args.retrain == "auto":
-            say("no checkpoint yet: starts anew")
-            return None
         raise ModelError(f"{args.model_prefix} has no checkpoint: leave out --retrain")
     last = Place(args.model_load_epoch) if args.model_load_epoch else places[-1]
     params_file = checkpoints.params_file(last)

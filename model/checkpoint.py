@@ -9,7 +9,8 @@ A generation is what a run needs to go on from one place, and consists of
 
 or, within the 4th epoch after 120 batches, of PREFIX-0003-000120.params and so on. The .json is
 written last: a generation without it does not exist. `mx.model.load_checkpoint(PREFIX, 3)` reads
-one too.
+one too. The .states are written before the .params, and deleted after them: parameters alone are
+a checkpoint of another program, and never what a kill has left of one of these.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ import numpy as np
 from model import ModelError, ndarray_file
 
 _FORMAT = 1
-_SUFFIXES = (".params", ".states", ".json")
+# In the order in which they are written.
+_SUFFIXES = (".states", ".params", ".json")
 
 
 @dataclass(frozen=True, order=True)
@@ -177,10 +179,11 @@ class Checkpoints:
 
     def _describe(self, place) -> dict:
         path = self._file(place, ".json")
-        if not path.exists() and self._file(place, ".params").exists():
+        if self.is_unfinished(place):
+            raise ModelError(f"{self._file(place, '.states')} has no {path.name}: never finished")
+        if not path.exists() and self.params_file(place).exists():
             raise ModelError(
-                f"{self._file(place, '.params')} has no {path.name}: never finished, "
-                "or not written by this script"
+                f"{self.params_file(place)} has no {path.name}: not written by this script"
             )
         try:
             described = json.loads(_read(path))
@@ -192,6 +195,20 @@ class Checkpoints:
         if described["format"] != _FORMAT:
             raise ModelError(f"{path}: format {described['format']}, this script knows {_FORMAT}")
         return described
+
+    def is_unfinished(self, place: Place) -> bool:
+        """True for what a kill within `save` has left of a generation that never was.
+
+        Its states are there, and no .json. Other programs' parameters have the same names, but
+        states in a format of their own: MXNet's are a pickle.
+        """
+        if self._file(place, ".json").exists():
+            return False
+        try:
+            with open(self._file(place, ".states"), "rb") as file:
+                return ndarray_file.has_magic(file.read(8))
+        except OSError:
+            return False
 
     def newest(self) -> tuple:
         """Return (the generation saved last of those that verify or None, the errors of others
@@ -239,7 +256,7 @@ class Checkpoints:
                 size += _write_part(self._symbol, lambda write: write(symbol))[1]
             if first:
                 _name_part(self._symbol)
-            for kind, arrays in (("params", params), ("states", states)):
+            for kind, arrays in (("states", states), ("params", params)):
                 path = self._file(place, f".{kind}")
                 files[kind], written = write_whole(path, partial(ndarray_file.dump, arrays))
                 size += written
