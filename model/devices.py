@@ -83,9 +83,16 @@ def gpus() -> list:
     return found
 
 
+def has_cuda() -> bool:
+    """True where MXNet, which this loads, is built for GPUs."""
+    import mxnet
+
+    return mxnet.runtime.Features().is_enabled("CUDA")
+
+
 def check_gpus(wanted, found):
     """Raise ModelError where a GPU in `wanted` (ids) is not in `found` (capabilities) or too new
-    or too old for MXNet."""
+    or too old for MXNet, or where MXNet is built without CUDA."""
     for i in wanted:
         if i >= len(found):
             there = f"{len(found)}, numbered from 0" if found else "none (is the driver loaded?)"
@@ -96,6 +103,10 @@ def check_gpus(wanted, found):
                 f"GPU {i} has compute capability {major}.{minor}; mxnet-cu112 has code for "
                 "5.0 to 8.9 (Maxwell to Ada) only: use another GPU, or --gpus= for the CPU"
             )
+    if wanted and not has_cuda():
+        raise ModelError(
+            f"GPU {wanted[0]}: this mxnet is built without CUDA: install requirements.txt"
+        )
 
 
 def import_mxnet():
