@@ -50,32 +50,6 @@ def driver(tmp_path_factory):
 # CPU threads
 
 
-@pytest.mark.parametrize(
-    "files, cores",
-    [
-        ({}, 8),
-        ({"cpu.max": "max 100000\n"}, 8),
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "200000 100000\n"}, 2),
-        ({"cpu.max": "5000 100000\n"}, 1),
-        ({"cpu.max": "6400000 100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "250000\n"}, 8),
-    ],
-)
-def test_usable_cores(files, cores, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert devices.usable_cores(tmp_path) == cores
-
-
-def test_usable_cores_of_this_machine():
-    assert 1 <= devices.usable_cores() <= len(os.sched_getaffinity(0))
-
-
 def test_environment_is_set_where_the_user_has_not(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(devices, "usable_cores", lambda: 7)
