@@ -91,8 +91,7 @@ def choose_devices(args, say) -> list:
 
     from model import devices
 
-    has_cuda = mx.runtime.Features().is_enabled("CUDA")
-    found = devices.gpus()
+    found, has_cuda = devices.gpus(), devices.has_cuda()
     wanted = args.gpus
     if wanted is None and not args.cpus:
         wanted = (0,) if found and has_cuda else ()
@@ -103,8 +102,6 @@ def choose_devices(args, say) -> list:
     if not wanted:
         return divided(args, [mx.cpu(i) for i in range(args.cpus or 1)])
     devices.check_gpus(wanted, found)
-    if not has_cuda:
-        raise ModelError("--gpus: this mxnet is built without CUDA: install requirements.txt")
     return divided(args, [mx.gpu(i) for i in wanted])
 
 
@@ -279,10 +276,12 @@ def find_generation(args, checkpoints, say):
                 "--retrain goes on from them, --overwrite starts anew"
             )
         return None
+    if args.retrain == "auto" and all(map(checkpoints.is_unfinished, places)):
+        left = ", ".join(f"{args.model_prefix}-{place.stem}" for place in places)
+        passing = f", and passes over what was never finished: {left}" if left else ""
+        say(f"no checkpoint yet: starts anew{passing}")
+        return None
     if not places:
-        if args.retrain == "auto":
-            say("no checkpoint yet: starts anew")
-            return None
         raise ModelError(f"{args.model_prefix} has no checkpoint: leave out --retrain")
     last = Place(args.model_load_epoch) if args.model_load_epoch else places[-1]
     params_file = checkpoints.params_file(last)

@@ -5,6 +5,7 @@ As in MXNet's own image-classification scripts, each room adds its arguments to 
 
 import argparse
 import math
+import os
 from pathlib import Path
 
 from data.datasets import DATASETS
@@ -78,6 +79,25 @@ def divisors(text):
     if min(values) <= 0:
         raise argparse.ArgumentTypeError(f"must be three numbers above 0, not {text!r}")
     return values
+
+
+# What a machine gives
+
+
+def usable_cores(cgroup="/sys/fs/cgroup") -> int:
+    """Cores that this process may use: its affinity and its container's CPU limit, rounded up."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path(cgroup, "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = Path(cgroup, "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = Path(cgroup, "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return cores
+    if quota in ("max", "-1"):
+        return cores
+    return max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
 # Data sets and their images

@@ -31,7 +31,7 @@ import cv2
 from tqdm import tqdm
 
 from data import DataError, images
-from data.arguments import OneLineParser, whole
+from data.arguments import OneLineParser, usable_cores, whole
 from data.images import ImageError
 from data.recordfile import packed, writing
 
@@ -44,10 +44,6 @@ _MAX_BYTES = 1 << 30
 def encode_png(image) -> bytes:
     """Encode a (height, width, 3) uint8 image, channels in the order blue, green, red."""
     return cv2.imencode(".png", image)[1].tobytes()
-
-
-def usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 @contextmanager

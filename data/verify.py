@@ -29,11 +29,10 @@ import numpy as np
 from tqdm import tqdm
 
 from data import DataError
-from data.arguments import OneLineParser, whole
+from data.arguments import OneLineParser, usable_cores, whole
 from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
 from data.datasets import DATASETS
 from data.images import read
-from data.pack import usable_cores
 from data.recordfile import has_checksum, problem_of, read_index, unpacked, walk, writing
 from data.records import EpochIter, class_names, training_args
 

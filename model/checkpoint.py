@@ -9,7 +9,8 @@ A generation is what a run needs to go on from one place, and consists of
 
 or, within the 4th epoch after 120 batches, of PREFIX-0003-000120.params and so on. The .json is
 written last: a generation without it does not exist. `mx.model.load_checkpoint(PREFIX, 3)` reads
-one too.
+one too. The .states are written before the .params, and deleted after them: parameters alone are
+a checkpoint of another program, and never what a kill has left of one of these.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ import numpy as np
 from model import ModelError, ndarray_file
 
 _FORMAT = 1
-_SUFFIXES = (".params", ".states", ".json")
+# In the order in which they are written.
+_SUFFIXES = (".states", ".params", ".json")
 
 
 @dataclass(frozen=True, order=True)
@@ -177,10 +179,11 @@ class Checkpoints:
 
     def _describe(self, place) -> dict:
         path = self._file(place, ".json")
-        if not path.exists() and self._file(place, ".params").exists():
+        if self.is_unfinished(place):
+            raise ModelError(f"{self._file(place, '.states')} has no {path.name}: never finished")
+        if not path.exists() and self.params_file(place).exists():
             raise ModelError(
-                f"{self._file(place, '.params')} has no {path.name}: never finished, "
-                "or not written by this script"
+                f"{self.params_file(place)} has no {path.name}: not written by this script"
             )
         try:
             described = json.loads(_read(path))
@@ -192,6 +195,20 @@ class Checkpoints:
         if described["format"] != _FORMAT:
             raise ModelError(f"{path}: format {described['format']}, this script knows {_FORMAT}")
         return described
+
+    def is_unfinished(self, place: Place) -> bool:
+        """True for what a kill within `save` has left of a generation that never was.
+
+        Its states are there, and no .json. Other programs' parameters have the same names, but
+        states in a format of their own: MXNet's are a pickle.
+        """
+        if self._file(place, ".json").exists():
+            return False
+        try:
+            with open(self._file(place, ".states"), "rb") as file:
+                return ndarray_file.has_magic(file.read(8))
+        except OSError:
+            return False
 
     def newest(self) -> tuple:
         """Return (the generation saved last of those that verify or None, the errors of others
@@ -230,19 +247,23 @@ class Checkpoints:
             # Replacing a generation: without its .json it is gone, so that it is never mixed.
             json_path.unlink(missing_ok=True)
             symbol = symbol_json.encode()
-            # Another symbol than before (another dropout) comes last: until then, the one that is
-            # there, which the earlier generations know, does for all of them.
             files = {"symbol": hashlib.sha256(symbol).hexdigest()}
-            if not self._symbol.exists():
-                size += write_whole(self._symbol, lambda write: write(symbol))[1]
-            for kind, arrays in (("params", params), ("states", states)):
+            first = not self._symbol.exists()
+            # Another symbol than before gets its name last: until then, the one that is there does
+            # for the earlier generations, which know it. `lock` does it where a kill came between.
+            another = first or self._symbol.read_bytes() != symbol
+            if another:
+                size += _write_part(self._symbol, lambda write: write(symbol))[1]
+            if first:
+                _name_part(self._symbol)
+            for kind, arrays in (("states", states), ("params", params)):
                 path = self._file(place, f".{kind}")
                 files[kind], written = write_whole(path, partial(ndarray_file.dump, arrays))
                 size += written
             described = {"format": _FORMAT, "count": count, "files": files, "run": run}
             size += self._write_description(place, described)
-            if self._symbol.read_bytes() != symbol:
-                size += write_whole(self._symbol, lambda write: write(symbol))[1]
+            if another and not first:
+                _name_part(self._symbol)
         except OSError as error:
             for path in self._leftovers():
                 path.unlink(missing_ok=True)
@@ -300,11 +321,10 @@ class Checkpoints:
             if place is None:
                 link.unlink(missing_ok=True)
                 return
-            new = link.with_name(link.name + _UNFINISHED)
+            new = _part(link)
             new.unlink(missing_ok=True)
             new.symlink_to(self.best_params_file(place).name)
-            os.replace(new, link)
-            _sync_folder(self.folder)
+            _name_part(link)
 
     def best_params_file(self, place: Place) -> Path:
         """The parameters that were validated at `place`."""
@@ -340,7 +360,7 @@ class Checkpoints:
 
     def lock(self):
         """Keep other runs off this prefix until the process ends, however it ends; delete what a
-        killed one has left half written.
+        killed one has left half written, or finish it.
 
         Raises ModelError where another run has it, or where its folder can't be written to.
         """
@@ -350,8 +370,17 @@ class Checkpoints:
             # Stays open, and so locked, as long as this object lives.
             self._lock = open(path, "w")  # noqa: SIM115
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._name_symbol_of_newest()
             for unfinished in self._leftovers():
                 unfinished.unlink(missing_ok=True)
+
+    def _name_symbol_of_newest(self):
+        """Do what a kill within `save` has kept from being done last."""
+        part, in_order = _part(self._symbol), self.in_order()
+        if in_order and part.exists():
+            expected = self._describe(in_order[-1])["files"].get("symbol")
+            if hashlib.sha256(part.read_bytes()).hexdigest() == expected:
+                _name_part(self._symbol)
 
     @contextlib.contextmanager
     def _errors_of_lock(self, path):
@@ -382,10 +411,19 @@ def write_whole(path: Path, dump) -> tuple:
     `dump` is called with a function that writes bytes. Return (SHA-256 in hexadecimal, bytes
     written). The checksum is that of the bytes handed over, not of what the disk made of them.
     """
+    written = _write_part(path, dump)
+    _name_part(path)
+    return written
+
+
+def _part(path) -> Path:
+    return path.with_name(path.name + _UNFINISHED)
+
+
+def _write_part(path, dump) -> tuple:
     digest = hashlib.sha256()
     size = 0
-    part = path.with_name(path.name + _UNFINISHED)
-    with open(part, "wb") as file:
+    with open(_part(path), "wb") as file:
 
         def write(data):
             nonlocal size
@@ -395,9 +433,12 @@ def write_whole(path: Path, dump) -> tuple:
         dump(write)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path)
-    _sync_folder(path.parent)
     return digest.hexdigest(), size
+
+
+def _name_part(path):
+    os.replace(_part(path), path)
+    _sync_folder(path.parent)
 
 
 def _sync_folder(folder):

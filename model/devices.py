@@ -7,10 +7,10 @@ makes the libraries that MXNet needs and that come in other wheels (CUDA's) know
 
 import ctypes
 import importlib.util
-import math
 import os
 from pathlib import Path
 
+from data.arguments import usable_cores
 from model import ModelError
 
 #: Compute capabilities that the mxnet-cu112 wheels hold machine code for run on every GPU of the
@@ -33,22 +33,6 @@ def prepare_environment():
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     # Says nothing but that oneDNN is in use.
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
-
-
-def usable_cores(cgroup="/sys/fs/cgroup") -> int:
-    """Cores that this process may use: its affinity and its container's CPU limit, rounded up."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path(cgroup, "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = Path(cgroup, "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = Path(cgroup, "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return cores
-    if quota in ("max", "-1"):
-        return cores
-    return max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
 def has_bfloat16(cpuinfo="/proc/cpuinfo") -> bool:
@@ -83,9 +67,16 @@ def gpus() -> list:
     return found
 
 
+def has_cuda() -> bool:
+    """True where MXNet, which this loads, is built for GPUs."""
+    import mxnet
+
+    return mxnet.runtime.Features().is_enabled("CUDA")
+
+
 def check_gpus(wanted, found):
     """Raise ModelError where a GPU in `wanted` (ids) is not in `found` (capabilities) or too new
-    or too old for MXNet."""
+    or too old for MXNet, or where MXNet is built without CUDA."""
     for i in wanted:
         if i >= len(found):
             there = f"{len(found)}, numbered from 0" if found else "none (is the driver loaded?)"
@@ -96,6 +87,10 @@ def check_gpus(wanted, found):
                 f"GPU {i} has compute capability {major}.{minor}; mxnet-cu112 has code for "
                 "5.0 to 8.9 (Maxwell to Ada) only: use another GPU, or --gpus= for the CPU"
             )
+    if wanted and not has_cuda():
+        raise ModelError(
+            f"GPU {wanted[0]}: this mxnet is built without CUDA: install requirements.txt"
+        )
 
 
 def import_mxnet():

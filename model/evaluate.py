@@ -101,7 +101,7 @@ def prepare(args) -> tuple:
     """
     from model import devices
 
-    mx = devices.import_mxnet()
+    devices.import_mxnet()
     from data import records
     from data.recordfile import scan
     from model.network import load_network
@@ -111,8 +111,6 @@ def prepare(args) -> tuple:
     devices.check_bfloat16(args.dtype)
     if args.gpus:
         devices.check_gpus(args.gpus, devices.gpus())
-        if not mx.runtime.Features().is_enabled("CUDA"):
-            raise ModelError("--gpus: this mxnet is built without CUDA: install requirements.txt")
     network = load_network(args.prefix, args.epoch)
     shape = args.image_shape or network.image_shape
     if not shape:

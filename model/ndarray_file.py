@@ -43,6 +43,11 @@ def dump(arrays: dict, write) -> None:
         write(struct.pack("<Q", len(encoded)) + encoded)
 
 
+def has_magic(content: bytes) -> bool:
+    """True where `content`, the first bytes of a file, is the beginning of an NDArray file."""
+    return content[:8] == struct.pack("<Q", _LIST_MAGIC)
+
+
 def parse(content: bytes) -> dict:
     """Return name -> numpy array of a whole file's `content`. Raises FormatError."""
     reader = _Reader(content)

@@ -415,8 +415,11 @@ class Trainer:
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
         size = self.checkpoints.save(place, self.symbol.tojson(), params, states, run)
-        # Within an epoch a checkpoint lives until the next one.
-        replaced = [p for p in self.checkpoints.places() if p.batch or self.overwrite]
+        # Within an epoch a checkpoint lives until the next one; so does what a kill left of one.
+        replaced = [
+            p for p in self.checkpoints.places()
+            if p.batch or self.overwrite or self.checkpoints.is_unfinished(p)
+        ]  # fmt: skip
         self.checkpoints.remove(p for p in replaced if p != place)
         if self.overwrite:
             self.checkpoints.set_best(None)

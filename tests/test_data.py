@@ -21,10 +21,12 @@ import pytest
 import scipy.io
 from sklearn.datasets import load_digits
 
-from data import DataError, pack, recordfile, records
+from data import DataError, pack, recordfile, records, verify
+from data.arguments import usable_cores
 from data.cifar10 import prepare as cifar10
 from data.digits import prepare as digits_prepare
 from data.imagenet import prepare as imagenet
+from model import devices
 from tests.conftest import ROOT
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -67,6 +69,46 @@ def tar_of(files, mode="w") -> bytes:
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
+
+
+# data.arguments
+
+
+@pytest.mark.parametrize(
+    "files, cores",
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "200000 100000\n"}, 2),
+        ({"cpu.max": "5000 100000\n"}, 1),
+        ({"cpu.max": "6400000 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "250000\n"}, 8),
+    ],
+)
+def test_usable_cores(files, cores, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert usable_cores(tmp_path) == cores
+
+
+def test_usable_cores_of_this_machine():
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+def test_a_limit_of_the_container_holds_for_threads_of_all_commands(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    (tmp_path / "cpu.max").write_text("300000 100000\n")
+    monkeypatch.setattr(usable_cores, "__defaults__", (tmp_path,))
+    assert pack.parse_arguments(["images", "out"]).num_thread == 3
+    assert verify.parse_arguments([str(tmp_path / "cpu.max")]).num_thread == 3
+    monkeypatch.setattr(os, "environ", {})
+    devices.prepare_environment()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
 # data.digits.prepare

@@ -50,32 +50,6 @@ def driver(tmp_path_factory):
 # CPU threads
 
 
-@pytest.mark.parametrize(
-    "files, cores",
-    [
-        ({}, 8),
-        ({"cpu.max": "max 100000\n"}, 8),
-        ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "200000 100000\n"}, 2),
-        ({"cpu.max": "5000 100000\n"}, 1),
-        ({"cpu.max": "6400000 100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "250000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "250000\n"}, 8),
-    ],
-)
-def test_usable_cores(files, cores, tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert devices.usable_cores(tmp_path) == cores
-
-
-def test_usable_cores_of_this_machine():
-    assert 1 <= devices.usable_cores() <= len(os.sched_getaffinity(0))
-
-
 def test_environment_is_set_where_the_user_has_not(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(devices, "usable_cores", lambda: 7)
@@ -120,7 +94,8 @@ def test_no_driver_no_gpus(monkeypatch):
 @pytest.mark.parametrize(
     "wanted, found", [((), []), ((0, 1), [(5, 0), (8, 9)]), ((1,), [(9, 0), (8, 6)])]
 )
-def test_gpus_that_mxnet_runs_on(wanted, found):
+def test_gpus_that_mxnet_runs_on(wanted, found, monkeypatch):
+    monkeypatch.setattr(devices, "has_cuda", lambda: True)
     devices.check_gpus(wanted, found)
 
 
@@ -158,7 +133,7 @@ def arguments(records):
         ("", "0", r"GPU 0 isn't there: .*: none \(is the driver loaded\?\)"),
         ("80", "1", r"GPU 1 isn't there: .*: 1, numbered from 0"),
         ("80 90", "0,1", r"GPU 1 has compute capability 9\.0; .*"),
-        ("89", "0", r"--gpus: this mxnet is built without CUDA: install requirements\.txt"),
+        ("89", "0", r"GPU 0: this mxnet is built without CUDA: install requirements\.txt"),
     ],
 )
 def test_script_refuses_gpus_in_one_line(gpus, ids, message, driver, arguments, run, tmp_path):
@@ -167,6 +142,20 @@ def test_script_refuses_gpus_in_one_line(gpus, ids, message, driver, arguments, 
     assert ended.stdout == ""
     assert re.fullmatch(f"train_xception\\.py: error: {message}\n", ended.stderr), ended.stderr
     assert not list(tmp_path.iterdir()), "it wrote something"
+
+
+@pytest.mark.parametrize(
+    "given", ["model.evaluate x 1 --data-val=x.rec --gpus=0", "model.predict x 1 x.png --gpu=0"]
+)
+def test_other_commands_refuse_gpus_alike(given, driver, arguments):
+    """The one of the stand-in is fine; `arguments` is for an mxnet without CUDA."""
+    ended = subprocess.run(
+        [sys.executable, "-m", *given.split()],
+        cwd=ROOT, env={**os.environ, **driver("80")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 2 and ended.stdout == ""
+    message = "GPU 0: this mxnet is built without CUDA: install requirements.txt"
+    assert ended.stderr == f"{given.split()[0]}: error: {message}\n"
 
 
 @pytest.mark.parametrize(

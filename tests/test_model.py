@@ -190,6 +190,40 @@ def test_a_kill_between_the_files_of_another_symbol(generations, tmp_path, monke
     assert checkpoints.load(Place(1))
 
 
+@pytest.mark.parametrize("kept", [(), (1, 2)], ids=str)
+def test_a_kill_before_another_network_has_its_name(generations, tmp_path, monkeypatch, kept):
+    """As with --overwrite: the newest generation is loaded with its own network, not with that of
+    the run before, whether another generation knows that one or none does."""
+    shutil.copytree(generations, tmp_path, dirs_exist_ok=True)
+    checkpoints = Checkpoints(tmp_path / "x")
+    checkpoints.remove(set(checkpoints.places()) - set(map(Place, kept)))
+
+    def rename(*names, replace=os.replace):
+        if names[1].name == "x-symbol.json":
+            raise KeyboardInterrupt
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", rename)
+    symbol = symbol_xception.get_xception_symbol(7, filter_list=SMALL).tojson()
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(Place(1), symbol, {"a": np.zeros(1, "f4")}, {}, {})
+    monkeypatch.undo()
+    checkpoints.lock()
+    newest, _ = checkpoints.newest()
+    assert (newest.place, newest.symbol_json) == (Place(1), symbol)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_network_without_its_generation_is_not_taken(generations, tmp_path):
+    """Killed before the .json: the earlier generations keep the network that they know."""
+    shutil.copytree(generations, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "x-symbol.json.part").write_text(small_symbol(dropout=0.5).tojson())
+    checkpoints = Checkpoints(tmp_path / "x")
+    checkpoints.lock()
+    assert checkpoints.load(Place(2)).symbol_json == small_symbol().tojson()
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_a_second_run_is_kept_off(tmp_path):
     mine = Checkpoints(tmp_path / "x")
     mine.lock()

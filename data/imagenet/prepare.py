@@ -27,8 +27,8 @@ import numpy as np
 import scipy.io
 
 from data import DataError
-from data.arguments import OneLineParser
-from data.pack import CHUNK, open_tar, pack_files, usable_cores, write_class_names
+from data.arguments import OneLineParser, usable_cores
+from data.pack import CHUNK, open_tar, pack_files, write_class_names
 
 RECORDS = {
     "train_480_q90": ("train", 480),

@@ -22,7 +22,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from model.devices import import_mxnet, usable_cores
+from data.arguments import usable_cores
+from model.devices import import_mxnet
 from tests.benchmark.peers.environments import ROOT, PeerError, last_line, python_of
 
 TIME_LIMIT = 900  # seconds for one measurement, the compiler's time included
