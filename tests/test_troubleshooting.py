@@ -219,6 +219,8 @@ def checkpoints(provoked, patch):
         provoked.train("--retrain")
     with provoked.changed("model/mine-0001.json", None):
         provoked.train("--retrain", "--model-load-epoch=1")
+        with provoked.changed("model/mine-0001.states", None):
+            provoked.train("--retrain", "--model-load-epoch=1")
     with patch.context() as within:
         disk = shutil.disk_usage(".")._replace(free=12 << 20)
         within.setattr(shutil, "disk_usage", lambda folder: disk)
