@@ -779,7 +779,7 @@ def main(argv=None) -> int:
         role = role_of_this_process(args.kv_store)
         if role in ("scheduler", "server"):
             serve(role, args.kv_store, args.stall_timeout)
-        import_mxnet()
+        import_mxnet(args.cpus or 1)
         cluster = join(args.kv_store, args.stall_timeout)
     except ModelError as error:
         print(f"train_xception.py: error: {error}", file=sys.stderr)

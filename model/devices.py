@@ -28,9 +28,12 @@ _OF_OTHER_WHEELS = {
 _COMPUTE_CAPABILITY = (75, 76)
 
 
-def prepare_environment():
-    """Set what MXNet reads from the environment when it is loaded, where the user has not."""
-    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+def prepare_environment(contexts: int = 1):
+    """Set what MXNet reads from the environment when it is loaded, where the user has not.
+
+    contexts : CPU contexts that compute at the same time, each with a team of threads of its own.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // contexts)))
     # Says nothing but that oneDNN is in use.
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
 
@@ -93,9 +96,10 @@ def check_gpus(wanted, found):
         )
 
 
-def import_mxnet():
-    """Import mxnet, or raise ModelError with what is missing and the way to get it."""
-    prepare_environment()
+def import_mxnet(contexts: int = 1):
+    """Import mxnet, or raise ModelError with what is missing and the way to get it. contexts : as
+    for `prepare_environment`."""
+    prepare_environment(contexts)
     try:
         import mxnet
     except (ImportError, OSError, AttributeError) as error:

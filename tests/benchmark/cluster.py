@@ -103,8 +103,6 @@ def run_job(workers, given):
         before = []
         if role == "worker" and "--cpus=2" not in given:
             before = ["taskset", "-c", str(cores[number % 2])]
-        if "--cpus=2" in given:
-            own["OMP_NUM_THREADS"] = "2"
         pipe = subprocess.PIPE
         processes.append(
             (role, subprocess.Popen([*before, *command], env=own, stdout=pipe, stderr=pipe))
