@@ -173,7 +173,8 @@ def choose_records(args, say) -> list:
 
 
 def look_at_records(args, paths, say) -> tuple:
-    """Return (training images, validation images, classes), counted. Every label is checked."""
+    """Return (training images, validation images, classes), counted, and the short side of the
+    validation images in pixels, None where that is not known. Every label is checked."""
     from data import records
 
     scanned = [records.scan(path) for path in paths]
@@ -187,12 +188,13 @@ def look_at_records(args, paths, say) -> tuple:
     num_classes = args.num_classes or highest + 1
     for each in scanned:
         records.check_labels(each, num_classes)
-        records.check_sample(each)
+    short_sides = [records.check_sample(each) for each in scanned]
     for validation in scanned[1:]:
         records.check_pair(training, validation)
     if highest + 1 < num_classes:
         say(f"{training.path}: labels up to {highest} only, of {num_classes} classes")
-    return training.num_images, sum(each.num_images for each in scanned[1:]), num_classes
+    num_val = sum(each.num_images for each in scanned[1:])
+    return training.num_images, num_val, num_classes, short_sides[1] if num_val else None
 
 
 def record_args(args, path, batch_size) -> dict:
@@ -225,16 +227,15 @@ def validation_images(args, path, parts, rank, devices):
     return EpochIter({**arguments, "num_parts": len(parts), "part_index": rank})
 
 
-def what_images_show(paths, num_classes, say) -> tuple:
-    """Return (class names, short side of the validation images in pixels), as `predict` needs
-    them; None for what is not known."""
+def names_of_classes(path, num_classes, say):
+    """Return the names of the classes, None where they are not known."""
     from data import records
 
-    classes = records.class_names(paths[0])
+    classes = records.class_names(path)
     if classes is not None and len(classes) != num_classes:
         say(f"{len(classes)} names in {records.CLASSES} for {num_classes} classes: not kept")
-        classes = None
-    return classes, records.short_side(paths[1]) if paths[1:] else None
+        return None
+    return classes
 
 
 def build_network(args, num_classes, before):
@@ -528,7 +529,7 @@ def prepare(args, cluster) -> tuple:
 
     contexts = choose_devices(args, say)
     paths = choose_records(args, say)
-    num_examples, num_val, num_classes = look_at_records(args, paths, say)
+    num_examples, num_val, num_classes, short_side = look_at_records(args, paths, say)
     rank, workers = cluster.rank, cluster.workers
     if workers > 1:
         say_what_a_job_does(args, cluster, say)
@@ -567,11 +568,10 @@ def prepare(args, cluster) -> tuple:
     if args.dtype == "auto" and len(set(cluster.gather(dtype.encode()))) > 1:
         dtype = "float32"
         say("--dtype auto: float32, which is what all workers can do best")
-    classes, short_side = what_images_show(paths, num_classes, say)
     settings = settings_of(
         args,
         num_classes=num_classes,
-        classes=classes,
+        classes=names_of_classes(paths[0], num_classes, say),
         short_side=short_side,
         devices=len(contexts),
         workers=workers,
@@ -665,7 +665,7 @@ def benchmark(args, cluster):
     shape = "x".join(map(str, (args.batch_size, *args.image_shape)))
     if args.benchmark == "input":
         paths = choose_records(args, say)
-        num_images, _, _ = look_at_records(args, paths, say)
+        num_images, *_ = look_at_records(args, paths, say)
         an_epoch = math.ceil(num_images / args.batch_size)
         began = time.perf_counter()
         images = training_images(args, paths[0], Place(0), an_epoch)

@@ -100,6 +100,16 @@ def usable_cores(cgroup="/sys/fs/cgroup") -> int:
     return max(1, min(cores, math.ceil(int(quota) / int(period))))
 
 
+def add_num_thread_arg(parser):
+    parser.add_argument(
+        "--num-thread",
+        type=whole(1),
+        default=usable_cores(),
+        metavar="N",
+        help="threads (default: the cores, %(default)s)",
+    )
+
+
 # Data sets and their images
 
 

@@ -39,12 +39,11 @@ class ImageError(Exception):
     """An image that can't be used; the reason, without the file's name."""
 
 
-def check(content: bytes):
-    """Raise ImageError where ImageRecordIter can't decode `content`, or makes up a part of it."""
-    if content.startswith(_JPEG):
-        _decode_jpeg(content)
-    else:
-        _decode_with_opencv(content)
+def check(content: bytes) -> np.ndarray:
+    """Return the pixels of an image file as it is in a record. Raises ImageError where
+    ImageRecordIter can't decode them, or makes up a part."""
+    decode = _decode_jpeg if content.startswith(_JPEG) else _decode_with_opencv
+    return decode(content)
 
 
 def read(content: bytes, strict: bool = True) -> np.ndarray:

@@ -31,7 +31,7 @@ import cv2
 from tqdm import tqdm
 
 from data import DataError, images
-from data.arguments import OneLineParser, usable_cores, whole
+from data.arguments import OneLineParser, add_num_thread_arg, whole
 from data.images import ImageError
 from data.recordfile import packed, writing
 
@@ -323,6 +323,18 @@ def split(items, fraction: float, seed: int) -> tuple:
     return training, validation
 
 
+def add_packing_args(parser):
+    """Add what says how `pack_files` works, and nothing about its records."""
+    add_num_thread_arg(parser)
+    parser.add_argument(
+        "--chunk",
+        type=whole(1),
+        default=CHUNK,
+        metavar="N",
+        help="images at a time: what an interruption costs at most (default: %(default)s)",
+    )
+
+
 def parse_arguments(argv) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m data.pack",
@@ -378,20 +390,7 @@ def parse_arguments(argv) -> argparse.Namespace:
         metavar="N",
         help="of the split and the order of the training images (default: %(default)s)",
     )
-    parser.add_argument(
-        "--num-thread",
-        type=whole(1),
-        default=usable_cores(),
-        metavar="N",
-        help="threads (default: the cores, %(default)s)",
-    )
-    parser.add_argument(
-        "--chunk",
-        type=whole(1),
-        default=CHUNK,
-        metavar="N",
-        help="images at a time: what an interruption costs at most (default: %(default)s)",
-    )
+    add_packing_args(parser)
     args = parser.parse_args(argv)
     if not 0 <= args.val_fraction < 1:
         parser.error(f"--val-fraction: must be in [0, 1), not {args.val_fraction}")

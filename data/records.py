@@ -11,8 +11,8 @@ import mxnet as mx
 import numpy as np
 
 from data import DataError
-from data.images import ImageError, read
-from data.recordfile import Records, problem_of, scan, unpacked, walk
+from data.images import ImageError, check, read
+from data.recordfile import Records, scan, unpacked, walk
 
 #: Records that `check_sample` decodes.
 _SAMPLE = 16
@@ -42,17 +42,24 @@ def check_labels(records: Records, num_classes: int):
         )
 
 
-def check_sample(records: Records):
-    """Raise DataError where one of a few records, over all of the file, is no whole image."""
+def check_sample(records: Records) -> Optional[int]:
+    """Return the short side, in pixels, of a few images over all of the file; None where they
+    differ. Raises DataError where one of them is no whole image."""
     chosen = np.linspace(0, records.num_images - 1, _SAMPLE).astype(int)
+    sides = set()
     for number in sorted(set(chosen.tolist())):
         found = next(walk(records.path, number, int(records.offsets[number])))
-        problem = found.problem or problem_of(found.record)
-        if problem:
+        try:
+            if found.problem:
+                raise ValueError(found.problem)
+            pixels = check(unpacked(found.record)[2])
+        except (ValueError, ImageError) as problem:
             raise DataError(
                 f"{records.path}: {found.place}: {problem}: python -m data.verify "
                 "lists all that is wrong, --skip-bad-records trains without"
-            )
+            ) from None
+        sides.add(min(pixels.shape[:2]))
+    return sides.pop() if len(sides) == 1 else None
 
 
 def check_pair(training: Records, validation: Records):

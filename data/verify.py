@@ -29,7 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import DataError
-from data.arguments import OneLineParser, usable_cores, whole
+from data.arguments import OneLineParser, add_num_thread_arg, whole
 from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
 from data.datasets import DATASETS
 from data.images import read
@@ -276,13 +276,7 @@ def parse_arguments(argv) -> argparse.Namespace:
         default=2,
         help="its level, as for train_xception.py (default: %(default)s)",
     )
-    parser.add_argument(
-        "--num-thread",
-        type=whole(1),
-        default=usable_cores(),
-        metavar="N",
-        help="threads (default: the cores, %(default)s)",
-    )
+    add_num_thread_arg(parser)
     add_augmentation_args(parser)
     args = parser.parse_args(argv)
     args.image_shape = DATASETS[args.data_type].image_shape

@@ -14,14 +14,12 @@ import sys
 from pathlib import Path
 
 from data import DataError
-from data.arguments import OneLineParser, whole
+from data.arguments import OneLineParser, image_shape, numbers, whole
 from model import ModelError
+from model.arguments import gpu_ids
 
 
 def parse_arguments(argv) -> argparse.Namespace:
-    def wholes(least):
-        return lambda text: tuple(whole(least)(word) for word in text.split(",") if text)
-
     parser = OneLineParser(
         prog="python -m model.evaluate",
         description="Score the network of a checkpoint on labelled images, each counted once.",
@@ -37,7 +35,7 @@ def parse_arguments(argv) -> argparse.Namespace:
         help="images at a time (%(default)s)",
     )
     parser.add_argument(
-        "--gpus", type=wholes(0), default=(), metavar="IDS", help="GPUs, as in 0,1 (default: CPU)"
+        "--gpus", type=gpu_ids, default=(), metavar="IDS", help="GPUs, as in 0,1 (default: CPU)"
     )
     parser.add_argument(
         "--cpus", type=whole(1), default=1, metavar="N", help="CPU contexts (default: %(default)s)"
@@ -50,7 +48,7 @@ def parse_arguments(argv) -> argparse.Namespace:
     )
     parser.add_argument(
         "--image-shape",
-        type=wholes(1),
+        type=image_shape,
         metavar="3,H,W",
         help="of the network's input (default: as it was trained)",
     )
@@ -62,7 +60,7 @@ def parse_arguments(argv) -> argparse.Namespace:
     )
     parser.add_argument(
         "--scales",
-        type=wholes(1),
+        type=lambda text: numbers(text, "short sides as in 256,288,320", whole(1)),
         metavar="S,S,...",
         help="average over the images resized to these short sides, in pixels (default: as they "
         "are in the records; for --ten-crop, that of the validation images in training)",
@@ -80,8 +78,6 @@ def parse_arguments(argv) -> argparse.Namespace:
         "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads (4)"
     )
     args = parser.parse_args(argv)
-    if args.image_shape and (len(args.image_shape) != 3 or args.image_shape[0] != 3):
-        parser.error(f"--image-shape: must be 3,height,width, not {args.image_shape}")
     num_devices = len(args.gpus) or args.cpus
     if args.batch_size % num_devices:
         parser.error(f"--batch-size: {args.batch_size} can't be divided over {num_devices} devices")

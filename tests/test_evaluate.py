@@ -166,8 +166,9 @@ def test_a_checkpoint_of_plain_mxnet(trained, capsys):
         (["--scales=20"], "--scales: 20 is less than the network's input, 32x32"),
         (["--batch-size=4", "--cpus=3"], "can't be divided over 3 devices"),
         (["--gpus=7"], "GPU 7"),
-        (["--image-shape=1,2"], "--image-shape"),
-        (["--scales=a"], "--scales"),
+        (["--gpus=0,0"], "names a GPU twice"),
+        (["--image-shape=1,2"], "must be 3,height,width, not '1,2'"),
+        (["--scales=a"], "must be short sides as in 256,288,320, not 'a'"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line(trained, capsys, more, says):

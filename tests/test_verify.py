@@ -338,6 +338,19 @@ def test_an_index_of_another_file_is_refused(pair):
         recordfile.scan(validation)
 
 
+def test_a_sample_tells_the_short_side_that_all_images_have(tmp_path):
+    def png(height, width):
+        return cv2.imencode(".png", np.zeros((height, width, 3), np.uint8))[1].tobytes()
+
+    images = [(0, png(20, 20 + number)) for number in range(40)]
+    write_records(tmp_path / "same.rec", images, 40)
+    assert records.check_sample(recordfile.scan(tmp_path / "same.rec")) == 20
+    # Another one at the end, where the first ones don't tell.
+    images[-1] = (0, png(50, 21))
+    write_records(tmp_path / "other.rec", images, 40)
+    assert records.check_sample(recordfile.scan(tmp_path / "other.rec")) is None
+
+
 def test_a_sample_that_does_not_decode_is_refused(pair):
     training, _ = pair
     records.check_sample(recordfile.scan(training))

@@ -27,8 +27,8 @@ import numpy as np
 import scipy.io
 
 from data import DataError
-from data.arguments import OneLineParser, usable_cores
-from data.pack import CHUNK, open_tar, pack_files, write_class_names
+from data.arguments import OneLineParser
+from data.pack import add_packing_args, open_tar, pack_files, write_class_names
 
 RECORDS = {
     "train_480_q90": ("train", 480),
@@ -155,26 +155,12 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent, help="folder for the records"
     )
-    parser.add_argument(
-        "--num-thread",
-        type=int,
-        default=usable_cores(),
-        help="threads that resize and encode (default: the cores, %(default)s)",
-    )
-    parser.add_argument(
-        "--chunk",
-        type=int,
-        default=CHUNK,
-        help="images at a time: what an interruption costs at most (default: %(default)s)",
-    )
+    add_packing_args(parser)
     args = parser.parse_args(argv)
     wanted = args.records.split(",")
     unknown = sorted(set(wanted) - set(RECORDS))
     if unknown:
         parser.error(f"--records: {unknown[0]} is not one of {', '.join(RECORDS)}")
-    for option in ("num_thread", "chunk"):
-        if getattr(args, option) < 1:
-            parser.error(f"--{option.replace('_', '-')}: {getattr(args, option)} is less than 1")
     try:
         print("reading the lists of images ...")
         training = training_images(args.train)
