@@ -1,6 +1,7 @@
 """What several rooms' tests need: small real records, and the script as its user runs it."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,15 @@ from model.devices import prepare_environment
 
 ROOT = Path(__file__).parent.parent
 
+# One thread for each process: the networks here are too small for two, and pytest-xdist runs two
+# tests at a time, whose threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 prepare_environment()
+
+# A shell that starts something in the background, as scripts do, has it ignore Ctrl-C, and whatever
+# that starts as well.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Records:
