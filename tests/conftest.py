@@ -3,6 +3,7 @@
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,13 +15,23 @@ from model.devices import prepare_environment
 
 ROOT = Path(__file__).parent.parent
 
+# One thread for each process: the networks here are too small for two, and pytest-xdist runs two
+# tests at a time, whose threads would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 prepare_environment()
+
+# A shell that starts something in the background, as scripts do, has it ignore Ctrl-C, and whatever
+# that starts as well.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Records:
-    """The first 96 and 40 of the digits, in `folder`, and the arguments that train on them.
+    """The first 96 and 40 of the digits, in `folder`, and the arguments that train on them: 12
+    batches an epoch of 16x16 crops.
 
-    12 batches an epoch of 16x16 crops: an epoch takes about a second.
+    arguments : the network of the script's defaults. An epoch takes about two seconds.
+    thin : one of few filters, with weights that are in `folder`. An epoch takes half a second.
     """
 
     def __init__(self, folder):
@@ -31,6 +42,7 @@ class Records:
             f"--data-type digits --data-dir {folder} --gpus= --batch-size 8 --image-shape 3,16,16 "
             "--frequent 5 --mom 0.5"
         ).split()
+        self.thin = [*self.arguments, f"--pretrained={folder / 'thin'},0"]
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +68,8 @@ def records(digits, tmp_path_factory):
         for i in range(count):
             target.write_idx(i, source.read())
         target.close()
+    # 20 and 24 are no multiples of the 16 channels that run at a time.
+    save_network(folder / "thin", (16, 16, 16, 20, 24, 32, 32))
     return Records(folder)
 
 
@@ -82,6 +96,23 @@ def workshop(records, tmp_path_factory):
     return folder
 
 
+def save_network(prefix, filters, settings=None, **kwargs):
+    """Write a network that has not been trained, for --pretrained=`prefix`,0."""
+    import mxnet as mx
+
+    from model.checkpoint import Checkpoints, Place
+    from model.network import initial_params, numpy_params
+    from symbol_xception import get_xception_symbol
+
+    symbol = get_xception_symbol(10, filters, **kwargs)
+    mx.random.seed(0)
+    initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
+    params = numpy_params(*initial_params(symbol, initializer))
+    settings = {"rgb_mean": [0] * 3, "rgb_std": [1] * 3, **(settings or {})}
+    run = {"settings": settings, "lr": None}
+    Checkpoints(prefix).save(Place(0), symbol.tojson(), params, {}, run)
+
+
 @pytest.fixture
 def run(tmp_path):
     """Call the script in `tmp_path`/ with arguments; return the finished process."""
@@ -101,6 +132,28 @@ def start(folder, *args, **environment):
         text=True,
         timeout=300,
     )
+
+
+def start_until(moment, folder, *args) -> subprocess.Popen:
+    """Start the script in `folder`; return its process when it has stopped itself (SIGSTOP) at
+    `moment`, as tests/moments.py has it: "rename x-0001.json.part", or, the second time, "... 2".
+    SIGCONT has it go on."""
+    what, name = moment.split(" ", 1)
+    name, number = name.rsplit(" ", 1) if name[-2:] == " 2" else (name, "1")
+    moments = [sys.executable, "-u", str(ROOT / "tests" / "moments.py"), what, name, number]
+    process = subprocess.Popen(
+        [*moments, *command(*args)[2:]],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    # Up to there, what it says fits into the pipes.
+    state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    if state.si_code != os.CLD_STOPPED:
+        out, error = process.communicate()
+        raise AssertionError(f"it did not come to {moment!r}: {process.returncode}\n{out}{error}")
+    return process
 
 
 def mounted_tmpfs(folder, options):

@@ -163,7 +163,7 @@ def test_live_draws_again_what_has_changed(tmp_path):
         cwd=ROOT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     # Where nothing is drawn, its output ends.
-    patience = threading.Timer(60, process.kill)
+    patience = threading.Timer(240, process.kill)
     patience.start()
     try:
         assert str(out) in process.stdout.readline()

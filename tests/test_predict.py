@@ -27,7 +27,7 @@ def trained(records, tmp_path_factory):
     for rec in (records.train, records.val):
         shutil.copy(rec, folder)
     (folder / "classes.txt").write_text("".join(f"{name}\n" for name in NAMES), "utf-8")
-    arguments = [*records.arguments, f"--data-dir={folder}", "--model-prefix=x", "--log-file=x.log"]
+    arguments = [*records.thin, f"--data-dir={folder}", "--model-prefix=x", "--log-file=x.log"]
     pixels = ["--rgb-mean=20,30,40", "--rgb-std=50,60,70", "--image-shape=3,28,28"]
     process = start(folder, *arguments, *pixels, "--num-epochs=2", "--lr=0.05")
     assert process.returncode == 0, process.stderr

@@ -224,14 +224,22 @@ def test_accumulated_gradients_are_those_of_the_large_batch(devices):
 
 
 def test_a_recipe_stopped_and_resumed_ends_in_the_same_bits(records, tmp_path, capsys):
-    """Stopped between two updates of `--accumulate 5`; parameters, states and averages."""
+    """Stopped between two updates of `--accumulate 5`; parameters, states and averages. With the
+    script's own number of threads, and the default network from its first weights on."""
     given = [*records.arguments, "--recipe=modern", "--ema=0.9", "--accumulate=5"]
     given += ["--num-epochs=1"]
+    # Threads that sleep while they wait leave the cores to the other tests.
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+    del environment["OMP_NUM_THREADS"]
 
     def start(name, *more):
         flags = [f"--model-prefix={name}", f"--log-file={name}.log", *more]
         return subprocess.Popen(
-            command(*given, *flags), cwd=tmp_path, stdout=subprocess.PIPE, text=True
+            command(*given, *flags),
+            cwd=tmp_path,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     through = start("x")

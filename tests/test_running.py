@@ -15,7 +15,7 @@ from model.module import ResumableModule
 from model.network import initial_params, load_network, ndarray_params, numpy_params
 from model.running import RunningNetwork, bind_for_inference
 from symbol_xception import get_xception_symbol
-from tests.conftest import ROOT, start
+from tests.conftest import ROOT, save_network, start
 
 # None but the last is a multiple of 16.
 ODD = (40, 24, 24, 36, 44, 52, 64)
@@ -290,12 +290,15 @@ def test_inference_gives_the_saved_networks_output(features):
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
-    """A network of the digits, trained just long enough to know most of them."""
+    """A network of the digits, of a third of the default filters, trained just long enough to know
+    most of them."""
     folder = tmp_path_factory.mktemp("trained")
+    save_network(folder / "thin", (32, 32, 64, 100, 128, 192, 256))
     process = start(
         folder,
-        *("--data-type=digits", "--gpus=", "--batch-size=64", "--num-epochs=4", "--mom=0.5"),
+        *("--data-type=digits", "--gpus=", "--batch-size=64", "--num-epochs=5", "--mom=0.5"),
         *("--data-dir", digits, "--model-prefix", folder / "m", "--keep=1"),
+        f"--pretrained={folder / 'thin'},0",
     )
     assert process.returncode == 0, process.stderr
     return folder / "m"
@@ -313,7 +316,7 @@ def record_args(records, batch_size):
 
 def test_int8_keeps_the_accuracy(trained, digits):
     """Within half a point of float32's on the 1,797 digits; and it is int8 that runs."""
-    command = [sys.executable, "-m", "model.quantize", str(trained), "4", f"{trained}-int8"]
+    command = [sys.executable, "-m", "model.quantize", str(trained), "5", f"{trained}-int8"]
 
     def quantize(records):
         return subprocess.run(
@@ -326,7 +329,7 @@ def test_int8_keeps_the_accuracy(trained, digits):
     assert (done.returncode, done.stderr) == (0, "")
     accuracies = []
     for prefix in (str(trained), f"{trained}-int8"):
-        network = load_network(prefix, 4)
+        network = load_network(prefix, 5)
         module = bind_for_inference(
             network.symbol, network.arg_params, network.aux_params, (60, 3, 32, 32), [mx.cpu()]
         )

@@ -34,9 +34,7 @@ from model.checkpoint import Checkpoints, Place
 from model.devices import has_bfloat16
 from model.ema import AveragedCheckpoints
 from model.layers import architecture
-from model.network import numpy_params
-from symbol_xception import get_xception_symbol
-from tests.conftest import ROOT, command, mounted_tmpfs
+from tests.conftest import ROOT, command, mounted_tmpfs, save_network, start_until
 
 # The documented command line
 
@@ -192,7 +190,7 @@ LOGS = {"x.log", "x-metrics.jsonl", "x-config.json"}
 
 @pytest.fixture(scope="module")
 def through(records, tmp_path_factory):
-    """A run of 4 epochs that nothing interrupts; its folder."""
+    """A run of 4 epochs that nothing interrupts, of the thin network; its folder."""
     folder = tmp_path_factory.mktemp("through")
     done = subprocess.run(
         command(*arguments(records), "--model-prefix=x", "--log-file=x.log"), cwd=folder
@@ -203,7 +201,7 @@ def through(records, tmp_path_factory):
 
 def arguments(records):
     # A step of the learning rate within; --frequent 5 in an epoch of 12 batches.
-    return [*records.arguments, f"--num-epochs={EPOCHS}", "--lr-steps=2"]
+    return [*records.thin, f"--num-epochs={EPOCHS}", "--lr-steps=2"]
 
 
 def test_a_run_leaves_what_the_readme_says(through):
@@ -211,7 +209,7 @@ def test_a_run_leaves_what_the_readme_says(through):
     expected |= {f"x-{e:04d}.{k}" for e in range(1, 5) for k in ("params", "states", "json")}
     assert set(os.listdir(through)) == expected
     symbol, arg_params, aux_params = mx.model.load_checkpoint(str(through / "x"), EPOCHS)
-    assert arg_params["fc1_weight"].shape == (10, 1024)
+    assert arg_params["fc1_weight"].shape == (10, 32)
     assert set(symbol.list_auxiliary_states()) == set(aux_params)
     text = (through / "x.log").read_text()
     for name in ("accuracy", "top_k_accuracy_5", "cross-entropy"):
@@ -260,6 +258,8 @@ def test_quiet(run, records, tmp_path):
     process = run(*given, "--quiet")
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
     assert "Validation-accuracy" in (tmp_path / "x.log").read_text()
+    # The network of the defaults.
+    assert entries(tmp_path, "x", 1)["arg:fc1_weight"].shape == (10, 1024)
     process = run(*given, "--quiet")
     assert process.returncode == 2 and not process.stdout and process.stderr.count("\n") == 1
 
@@ -362,14 +362,14 @@ def test_sets_smaller_than_a_batch(run, records, digits, tmp_path):
     for _ in range(7):
         target.write(source.read())
     target.close()
-    process = run(*records.arguments, "--batch-size=96", "--num-epochs=1", f"--data-val={few}")
+    process = run(*records.thin, "--batch-size=96", "--num-epochs=1", f"--data-val={few}")
     assert process.returncode == 0, process.stderr
     accuracy = float(re.search(r"Validation-accuracy=([\d.]+)", process.stdout)[1])
     assert accuracy * 7 == pytest.approx(round(accuracy * 7), abs=1e-4)
 
 
 def test_checkpoints_are_not_overwritten_unasked(run, records, tmp_path):
-    given = [*records.arguments, "--model-prefix=m/x", "--num-epochs=1"]
+    given = [*records.thin, "--model-prefix=m/x", "--num-epochs=1"]
     assert run(*given).returncode == 0
     first = digest(tmp_path, "m/x", 1)
     refused = run(*given)
@@ -429,7 +429,7 @@ def test_changed_arguments_are_said(run, records, through, tmp_path):
 
 def test_several_devices_and_memonger(run, records, tmp_path):
     """Two CPU contexts train over the kvstore; memonger changes no bit of it."""
-    given = [a for a in records.arguments if a != "--gpus="]
+    given = [a for a in records.thin if a != "--gpus="]
     for name, more in (("plain", ["--cpus=2"]), ("less", ["--cpus=2", "--memonger"]), ("one", [])):
         process = run(*given, *more, f"--model-prefix={name}", "--num-epochs=1")
         assert process.returncode == 0, process.stderr
@@ -491,20 +491,16 @@ def test_several_workers_write_one_checkpoint(records, tmp_path):
 def test_a_signal_ends_in_a_checkpoint_and_retrain_goes_on_exactly(
     records, through, tmp_path, number, code
 ):
-    given = command(
-        *arguments(records), "--model-prefix=x", "--log-file=x.log", "--tensorboard=board"
-    )
-    process = subprocess.Popen(given, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "Epoch[1] Batch [0-5]" in line:
-            process.send_signal(number)
-            break
-    rest = process.stdout.read()
-    assert process.wait() == code
-    assert f"stopped by {signal.Signals(number).name} at epoch 1, batch " in rest
+    given = [*arguments(records), "--model-prefix=x", "--log-file=x.log", "--tensorboard=board"]
+    process = start_until("line Epoch[1] Batch [0-5]", tmp_path, *given)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    rest, _ = process.communicate()
+    assert process.returncode == code
+    assert f"stopped by {signal.Signals(number).name} at epoch 1, batch 6;" in rest
     assert "--retrain" in rest
     assert len(list(tmp_path.glob("x-0001-*.params"))) == 1
-    resumed = subprocess.run([*given, "--retrain"], cwd=tmp_path)
+    resumed = subprocess.run(command(*given, "--retrain"), cwd=tmp_path)
     assert resumed.returncode == 0
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
     assert figures(tmp_path / "x.log") == figures(through / "x.log")
@@ -547,7 +543,7 @@ def test_float32_goes_on_in_bfloat16_and_back(run, records, through, tmp_path):
 
 
 def test_auto_takes_what_is_faster_and_keeps_to_it(run, records, tmp_path):
-    given = [*records.arguments, "--dtype=auto", "--model-prefix=x", "--log-file=x.log"]
+    given = [*records.thin, "--dtype=auto", "--model-prefix=x", "--log-file=x.log"]
     first = run(*given, "--num-epochs=1")
     assert first.returncode == 0, first.stderr
     if not has_bfloat16():
@@ -598,45 +594,61 @@ def test_a_second_signal_ends_at_once(records, tmp_path):
     assert "stopped by" not in rest and not list(tmp_path.glob("x-*.params"))
 
 
-def checkpoint_files(folder) -> set:
-    """Whole or not; a start writes other files, the log's, before the first of these."""
-    return {name for name in os.listdir(folder) if name.startswith(("x-0", "x-symbol"))}
+# Each state that the files of checkpoints can be left in, as moments for tests/moments.py; batches
+# 2, 4 ... of 12 have one, and each run goes on from what the one before has left.
+WINDOWS = (
+    "rename x-symbol.json.part",
+    "open x-0000-000002.params.part",
+    "write x-0000-000002.params.part",
+    # A whole one there, and the one before, or what is left of that.
+    "remove x-0000-000002.json",
+    "remove x-0000-000002.states",
+    "remove x-0000-000004.params",
+    "rename x-0000-000010.params.part",
+    "write x-0000-000010.states.part",
+    "rename x-0000-000010.states.part",
+    "open x-0000-000010.json.part",
+    "rename x-0000-000010.json.part",
+    # The end of an epoch: its figures of validation come later, and then the best one.
+    "write x-0001.params.part",
+    "open x-0001.json.part 2",
+    "rename x-0001.json.part",
+    "symlink x-best.params.part",
+    "rename x-best.params.part",
+)
 
 
 def kills():
-    return int(os.environ.get("XCEPTION_KILLS", "25"))
+    return int(os.environ.get("XCEPTION_KILLS", "20"))
 
 
-def test_killed_at_random_moments_it_ends_in_the_same_bits(records, through, tmp_path):
-    """SIGKILL, at least 25 times (XCEPTION_KILLS for more), each time the same command."""
-    given = command(
-        *arguments(records), "--model-prefix=x", "--log-file=x.log", "--checkpoint-batches=2",
-        "--retrain=auto",
-    )  # fmt: skip
-    random.seed(0)
+def test_killed_at_any_moment_it_ends_in_the_same_bits(records, through, tmp_path):
+    """SIGKILL, at least 20 times (XCEPTION_KILLS for more), each time the same command: once
+    in each of the windows, then at random moments."""
+    given = [*arguments(records), "--model-prefix=x", "--log-file=x.log", "--checkpoint-batches=2",
+             "--retrain=auto"]  # fmt: skip
+    drawn = random.Random(0)
+    windows = iter(WINDOWS)
     killed = places = 0
     while True:
-        process = subprocess.Popen(
-            given,
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if killed < kills():
-            # Half of them while a checkpoint is being written, or just then.
-            if killed % 2:
-                before = checkpoint_files(tmp_path)
-                while checkpoint_files(tmp_path) <= before and process.poll() is None:
-                    time.sleep(0.001)
-                time.sleep(random.uniform(0, 0.1))
-            else:
-                time.sleep(random.uniform(1.5, 4.5))
+        window = next(windows, None)
+        if window:
+            process = start_until(window, tmp_path, *given)
             process.kill()
+        else:
+            process = subprocess.Popen(
+                command(*given), cwd=tmp_path, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            if killed < kills():
+                # The first line comes when all is ready to train.
+                first = process.stdout.readline()
+                time.sleep(drawn.uniform(0, 1))
+                process.kill()
         out, err = process.communicate()
         if process.returncode == -signal.SIGKILL:
             killed += 1
-            places += "goes on from" in out
+            places += "goes on from" in (out if window else first + out)
             continue
         assert process.returncode == 0, err
         if killed >= kills():
@@ -645,7 +657,7 @@ def test_killed_at_random_moments_it_ends_in_the_same_bits(records, through, tmp
         assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
         for path in tmp_path.iterdir():
             path.unlink()
-    assert killed >= kills() and places > 5
+    assert killed >= kills() and places >= len(WINDOWS) - 4
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
     assert metrics(tmp_path) == metrics(through)
     assert not list(tmp_path.glob("*.part"))
@@ -788,23 +800,11 @@ def test_retrain_auto_behind_a_kill_anywhere_in_the_first_checkpoint(
 
 def test_a_run_killed_within_its_first_checkpoint_starts_anew(run, records, through, tmp_path):
     given = [*arguments(records), "--model-prefix=x", "--log-file=x.log", "--retrain=auto"]
-    code = f"""
-import os, signal, sys
-import train_xception
-rename = os.replace
-def rename_and_die(part, path):
-    rename(part, path)
-    if str(path).endswith(".params"):
-        os.kill(os.getpid(), signal.SIGKILL)
-os.replace = rename_and_die
-train_xception.main({given})
-"""
-    killed = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL
-    assert checkpoint_files(tmp_path) == {"x-symbol.json", "x-0001.states", "x-0001.params"}
+    killed = start_until("open x-0001.json.part", tmp_path, *given)
+    killed.kill()
+    killed.communicate()
+    left = {path.name for path in tmp_path.glob("x-[0s]*")}
+    assert left == {"x-symbol.json", "x-0001.states", "x-0001.params"}
     always = run(*arguments(records), "--model-prefix=x", "--retrain")
     assert always.returncode == 2 and "x-0001.states has no x-0001.json" in always.stderr
     process = run(*given, "--checkpoint-epochs=2")
@@ -882,25 +882,21 @@ def test_a_record_that_goes_bad_between_two_epochs(records, through, tmp_path):
     """None of the second epoch's can be read: the checkpoint is the first's, though not due."""
     training = tmp_path / "train.rec"
     shutil.copy(records.train, training)
-    given = command(
+    given = [
         *arguments(records), f"--data-train={training}", "--model-prefix=x", "--log-file=x.log",
         "--checkpoint-epochs=9",
-    )  # fmt: skip
-    process = subprocess.Popen(
-        given, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if "Epoch[0] Batch [0-5]" in line:
-            # MXNet has read all of this small file.
-            training.write_bytes(training.read_bytes().replace(b"\x89PNG", b"GONE"))
-            break
+    ]  # fmt: skip
+    process = start_until("line Epoch[0] Batch [0-5]", tmp_path, *given)
+    # MXNet has read all of this small file.
+    training.write_bytes(training.read_bytes().replace(b"\x89PNG", b"GONE"))
+    process.send_signal(signal.SIGCONT)
     rest, error = process.communicate()
     assert process.returncode == 1 and error.count("\n") == 1
     assert "epoch 1, batch 1: a record can't be read: record 0 at byte 0: " in error
     assert "stopped at epoch 1;" in rest
     assert [path.name for path in tmp_path.glob("x-0*.params")] == ["x-0001.params"]
     shutil.copy(records.train, training)
-    assert subprocess.run([*given, "--retrain"], cwd=tmp_path).returncode == 0
+    assert subprocess.run(command(*given, "--retrain"), cwd=tmp_path).returncode == 0
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
 
 
@@ -966,7 +962,7 @@ def test_momentum_may_be_given_up_and_taken_up_again(run, records, through, tmp_
 
 def test_housekeeping(run, records, tmp_path):
     process = run(
-        *records.arguments,
+        *records.thin,
         "--model-prefix=x",
         "--num-epochs=6",
         "--checkpoint-epochs=2",
@@ -993,11 +989,11 @@ def test_a_read_only_folder_is_refused(records, tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(records, through, tmp_path):
-    """60 MB hold one checkpoint (43 MB) and not two. Where no file system may be mounted, a limit
+    """450 KB hold one checkpoint and not two. Where no file system may be mounted, a limit
     on the size of a file stands for it (tests/test_model.py)."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if not mounted_tmpfs(folder, "size=60m"):
+    if not mounted_tmpfs(folder, "size=450k"):
         pytest.skip("may not mount a file system here; test_model.py has a limit on file size")
     try:
         given = command(*arguments(records), f"--model-prefix={folder}/x", "--log-file=x.log")
@@ -1079,14 +1075,8 @@ def test_momentum_begins_anew_where_the_frozen_part_changes(run, records, throug
 def test_fine_tuning_keeps_the_network_and_its_pixels(run, records, tmp_path):
     """Keras' padding and epsilon, filters of nobody's, and [-1, 1]: as the checkpoint says."""
     filters = (4, 4, 6, 6, 8, 8, 10)
-    symbol = get_xception_symbol(10, filters, padding="keras", bn_eps=1e-3)
-    module = mx.mod.Module(symbol)
-    module.bind([("data", (1, 3, 32, 32))], [("softmax_label", (1,))])
-    module.init_params(mx.init.Xavier())
     settings = {"rgb_mean": [127.5] * 3, "rgb_std": [127.5] * 3, "image_shape": [3, 32, 32]}
-    params = numpy_params(*module.get_params())
-    run_of = {"settings": settings, "lr": None}
-    Checkpoints(tmp_path / "k").save(Place(0), symbol.tojson(), params, {}, run_of)
+    save_network(tmp_path / "k", filters, settings, padding="keras", bn_eps=1e-3)
     process = run(*records.arguments, "--pretrained=k,0", "--model-prefix=x", "--num-epochs=1")
     assert process.returncode == 0, process.stderr
     saved = json.loads((tmp_path / "x-0001.json").read_text())["run"]["settings"]
