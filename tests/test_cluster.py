@@ -110,7 +110,7 @@ def train(records, tmp_path):
     """Start a job that trains on the records."""
 
     def start(name, *more, workers=2, servers=1, of_worker=lambda number: [], hosts=None):
-        given = [*records.arguments, "--kv-store=dist_sync", "--model-prefix=x", "--log-file=x.log",
+        given = [*records.thin, "--kv-store=dist_sync", "--model-prefix=x", "--log-file=x.log",
                  "--stall-timeout=200", *more]  # fmt: skip
         return Job(
             tmp_path / name,
@@ -264,8 +264,12 @@ def test_workers_whose_gradients_wait_stop_behind_their_update(train):
 def test_the_loss_of_any_role_ends_the_job(train):
     """Each role of a job is killed. The others end, say why, and leave a checkpoint that verifies,
     from which a job goes on."""
-    roles = ("worker-1", "server-0", "scheduler-0")
-    jobs = {role: train(role, "--checkpoint-batches=1") for role in roles}
+    # Of two workers, and of three, who wait for each other in another way.
+    workers = {"worker-1": 3, "server-0": 3, "scheduler-0": 2}
+    jobs = {
+        role: train(role, "--checkpoint-batches=1", workers=count)
+        for role, count in workers.items()
+    }
     for role, job in jobs.items():
         job.await_line("Saved checkpoint")
         job.processes[role].kill()
