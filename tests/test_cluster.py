@@ -87,7 +87,7 @@ class Job:
             if name.startswith(role):
                 process.send_signal(number)
 
-    def codes(self, seconds=120) -> dict:
+    def codes(self, seconds=240) -> dict:
         """Wait for all processes; return their exit codes by name."""
         until = time.time() + seconds
         try:

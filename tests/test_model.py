@@ -234,6 +234,17 @@ def test_a_second_run_is_kept_off(tmp_path):
         Checkpoints(tmp_path / "x").lock()
 
 
+def test_what_a_killed_run_has_left_half_written_goes_with_the_next(tmp_path):
+    """Also that of a place to which the next run does not come; and not another prefix's."""
+    kinds = ("symbol.json", "0003.params", "0003-000002.states", "0003.json", "best.params")
+    mine = {f"x-{kind}.part" for kind in kinds}
+    others = {"x-more-0003.params.part", "y-0003.params.part", "x-0003.params"}
+    for name in mine | others:
+        (tmp_path / name).touch()
+    Checkpoints(tmp_path / "x").lock()
+    assert set(os.listdir(tmp_path)) == others | {"x-lock"}
+
+
 @pytest.mark.parametrize("limit", [100, 3000, 30_000])
 def test_a_write_that_fails_leaves_the_generation_before(tmp_path, limit):
     """A limit on the size of files stands for a full disk: it fails in the midst of a write."""
