@@ -152,9 +152,11 @@ def print_model(step, images, sent, links, jitter):
         "Assumed: as many servers as machines, one on each, parameters spread evenly; full-duplex\n"
         "links at their nominal speed, which are what saturates, not the switch, and no other\n"
         "traffic; servers add as fast as data comes; the slowest of N workers takes\n"
-        f"1 + jitter x sqrt(2 ln N) times the mean, jitter {jitter:g}. First figure: nothing is "
-        "sent before\nthe backward pass ends. Second: all of it is sent during the backward pass, "
-        "two thirds of a\nstep, as far as it fits. In parentheses: share of N times one machine."
+        f"1 + jitter x sqrt(2 ln N) times the mean, jitter {jitter:g}.\n"
+        "First figure: nothing is sent before the backward pass ends. Second: gradients are sent\n"
+        "during it, two thirds of a step, as far as that fits; sums come back during it between\n"
+        "two machines, and behind it between more, which add up by worker.\n"
+        "In parentheses: share of N times one machine."
     )
     print("\nmachines  " + "".join(f"{f'{link:g} Gbit/s':>28}" for link in links))
     for machines in (1, 2, 4, 16, 64):
@@ -163,7 +165,9 @@ def print_model(step, images, sent, links, jitter):
         for link in links:
             taken = communication(machines, sent, link)
             after = slowest + taken
-            during = slowest * (1 - _BACKWARD) + max(slowest * _BACKWARD, taken)
+            # Half of what is sent are sums.
+            behind = taken / 2 if machines > 2 else 0
+            during = slowest * (1 - _BACKWARD) + max(slowest * _BACKWARD, taken - behind) + behind
             speeds = [f"{machines * images / t:.0f} ({step / t:.2f})" for t in (after, during)]
             cells.append(" - ".join(speeds))
         print(f"{machines:8}  " + "".join(f"{cell:>28}" for cell in cells))
