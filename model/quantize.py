@@ -13,6 +13,7 @@ import contextlib
 import os
 import sys
 
+from data import DataError
 from data.arguments import OneLineParser, whole
 from model import ModelError, mxnet_reason
 
@@ -77,20 +78,23 @@ def _quiet():
 
 def main(argv=None) -> int:
     args = parse_arguments(argv)
+    code = 2
     try:
         from model.devices import import_mxnet
 
         mx = import_mxnet()
-        from data.records import record_args
+        from data.records import record_args, require
         from model.checkpoint import Checkpoints, Place
         from model.network import load_network, numpy_params
 
+        require(args.calibrate, None)
         network = load_network(args.prefix, args.epoch)
         if network.image_shape is None:
             raise ModelError(f"{args.prefix}: its checkpoint does not say how large its images are")
         checkpoints, place = Checkpoints(args.out), Place(args.epoch)
         if checkpoints.places():
             raise ModelError(f"{args.out} has checkpoints already: choose another prefix")
+        code = 1
         batch_size = min(args.images, 32)
         try:
             images = mx.io.ImageRecordIter(
@@ -106,9 +110,9 @@ def main(argv=None) -> int:
         checkpoints.lock()
         run = {**network.run, "quantized_from": f"{args.prefix}, {place}", "validation": None}
         checkpoints.save(place, int8[0].tojson(), numpy_params(*int8[1:]), {}, run)
-    except ModelError as error:
+    except (DataError, ModelError) as error:
         print(f"python -m model.quantize: error: {error}", file=sys.stderr)
-        return 1
+        return code
     print(checkpoints.params_file(place))
     return 0
 

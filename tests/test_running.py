@@ -325,6 +325,8 @@ def test_int8_keeps_the_accuracy(trained, digits):
 
     wrong = quantize(ROOT / "README.md")
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
+    missing = quantize(digits / "none.rec")
+    assert missing.returncode == 2 and missing.stderr.endswith("none.rec is missing\n")
     done = quantize(digits / "train.rec")
     assert (done.returncode, done.stderr) == (0, "")
     accuracies = []
@@ -348,4 +350,4 @@ def test_int8_keeps_the_accuracy(trained, digits):
     assert abs(accuracies[1] - accuracies[0]) <= 0.005
     assert "_contrib_quantize_v2" in network.symbol.tojson()
     refused = quantize(digits / "train.rec")
-    assert refused.returncode == 1 and "choose another prefix" in refused.stderr
+    assert refused.returncode == 2 and "choose another prefix" in refused.stderr
