@@ -123,6 +123,9 @@ WRONG = [
     ("--kv-store=nowhere", "--kv-store"),
     ("--data-dir=nowhere", "python -m data.imagenet.prepare"),
     ("--data-type=digits --data-dir=nowhere", "python -m data.digits.prepare"),
+    ("--epochs 3", "unrecognized arguments: --epochs 3: did you mean --num-epochs?\n"),
+    ("--batchsize=3", "unrecognized arguments: --batchsize=3: did you mean --batch-size?\n"),
+    ("--colour=red", "unrecognized arguments: --colour=red\n"),
 ]
 
 
