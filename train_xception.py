@@ -238,6 +238,21 @@ def names_of_classes(path, num_classes, say):
     return classes
 
 
+def check_crop(image_shape, short_side, say):
+    """Warn where validation sees less than half of an image from side to side: then the records
+    were packed for larger ones. short_side : that of the validation images, None for not known."""
+    height, width = image_shape[1:]
+    least = min(height, width)
+    if short_side and short_side > 2 * least:
+        # What data.pack's sizes are to 224.
+        fitting = (max(least + 1, round(least * side / 224)) for side in (480, 256))
+        say(
+            f"warning: validation sees the middle {height}x{width} pixels of images whose short "
+            f"side is {short_side}, and training pieces of that size: to see more, pack with "
+            "--resize {} --val-resize {}".format(*fitting)
+        )
+
+
 def build_network(args, num_classes, before):
     """Return the symbol: as `before`, the one that the run starts or goes on from, if any, in what
     the arguments don't say; fill in these."""
@@ -568,6 +583,7 @@ def prepare(args, cluster) -> tuple:
     if args.dtype == "auto" and len(set(cluster.gather(dtype.encode()))) > 1:
         dtype = "float32"
         say("--dtype auto: float32, which is what all workers can do best")
+    check_crop(args.image_shape, short_side, say)
     settings = settings_of(
         args,
         num_classes=num_classes,

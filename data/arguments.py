@@ -4,8 +4,10 @@ As in MXNet's own image-classification scripts, each room adds its arguments to 
 """
 
 import argparse
+import difflib
 import math
 import os
+import re
 from pathlib import Path
 
 from data.datasets import DATASETS
@@ -17,6 +19,10 @@ class OneLineParser(argparse.ArgumentParser):
     """Says what is wrong with an argument in one line."""
 
     def error(self, message):
+        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        if unknown:
+            for flag in difflib.get_close_matches(unknown[1], self._option_string_actions, 1, 0.7):
+                message += f": did you mean {flag}?"
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

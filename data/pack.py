@@ -283,8 +283,8 @@ def listed_images(lst: Path, root: Path) -> tuple:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        _, *labels, path = line.rstrip("\r").split("\t")
         try:
+            _, *labels, path = line.rstrip("\r").split("\t")
             (label,) = (float(word) for word in labels)
             if label < 0 or not label.is_integer():
                 raise ValueError

@@ -29,7 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import DataError
-from data.arguments import OneLineParser, add_num_thread_arg, whole
+from data.arguments import OneLineParser, add_num_thread_arg, image_shape, whole
 from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
 from data.datasets import DATASETS
 from data.images import read
@@ -270,6 +270,12 @@ def parse_arguments(argv) -> argparse.Namespace:
         help="data set whose augmentation to show (default: %(default)s)",
     )
     parser.add_argument(
+        "--image-shape",
+        type=image_shape,
+        metavar="C,H,W",
+        help="what training cuts out, as for train_xception.py (default: that of --data-type)",
+    )
+    parser.add_argument(
         "--aug-level",
         type=int,
         choices=(1, 2, 3),
@@ -279,9 +285,11 @@ def parse_arguments(argv) -> argparse.Namespace:
     add_num_thread_arg(parser)
     add_augmentation_args(parser)
     args = parser.parse_args(argv)
-    args.image_shape = DATASETS[args.data_type].image_shape
+    args.image_shape = args.image_shape or DATASETS[args.data_type].image_shape
     complete_augmentation(parser, args)
     for path in args.records:
+        if path.is_dir():
+            parser.error(f"{path}: a folder: give the .rec files in it")
         if not path.is_file():
             parser.error(f"{path}: no such file")
         if args.repair and Path(args.repair, path.name).exists():

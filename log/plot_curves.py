@@ -123,6 +123,8 @@ def plot(runs: dict, out):
             axes[-1].plot(*_xy(run.get("Learning-rate", {})), color=colour, drawstyle="steps-mid")
         axes[-1].set_yscale("log")
         axes[-1].set_ylabel("learning rate")
+        axes[-1].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    figure.align_ylabels(axes)
     for axis in axes:
         axis.grid(True, which="major", color="0.9")
         axis.spines[["top", "right"]].set_visible(False)

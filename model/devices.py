@@ -83,7 +83,9 @@ def check_gpus(wanted, found):
     for i in wanted:
         if i >= len(found):
             there = f"{len(found)}, numbered from 0" if found else "none (is the driver loaded?)"
-            raise ModelError(f"GPU {i} isn't there: the GPUs of this machine: {there}")
+            raise ModelError(
+                f"GPU {i} isn't there: the GPUs of this machine: {there}; --gpus= for the CPU"
+            )
         major, minor = found[i]
         if major not in SUPPORTED_GENERATIONS:
             raise ModelError(

@@ -134,8 +134,8 @@ def arguments(records):
 @pytest.mark.parametrize(
     "gpus, ids, message",
     [
-        ("", "0", r"GPU 0 isn't there: .*: none \(is the driver loaded\?\)"),
-        ("80", "1", r"GPU 1 isn't there: .*: 1, numbered from 0"),
+        ("", "0", r"GPU 0 isn't there: .*: none \(is the driver loaded\?\); --gpus= for the CPU"),
+        ("80", "1", r"GPU 1 isn't there: .*: 1, numbered from 0; --gpus= for the CPU"),
         ("80 90", "0,1", r"GPU 1 has compute capability 9\.0; .*"),
         ("89", "0", r"GPU 0: this mxnet is built without CUDA: install requirements\.txt"),
     ],

@@ -334,6 +334,14 @@ def test_a_list_with_its_own_labels(folder, tmp_path):
     assert records.class_names(tmp_path / "named" / "train.rec") == ["a", "b"]
 
 
+@pytest.mark.parametrize("content", [b"a text\n", JPEG, b"0\ta.jpg\n"])
+def test_what_is_no_list_is_one_line(tmp_path, capsys, content):
+    (tmp_path / "my.jpg").write_bytes(content)
+    assert pack.main([str(tmp_path / "my.jpg"), str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "my.jpg: line 1: not a number, a whole label" in error and error.count("\n") == 1
+
+
 def test_validation_images_of_their_own(folder, tmp_path):
     """With a class fewer, and so with other numbers of its own."""
     write_folder(tmp_path / "val", {"b/1.jpg": JPEG, "b/2.jpg": JPEG})

@@ -123,6 +123,9 @@ WRONG = [
     ("--kv-store=nowhere", "--kv-store"),
     ("--data-dir=nowhere", "python -m data.imagenet.prepare"),
     ("--data-type=digits --data-dir=nowhere", "python -m data.digits.prepare"),
+    ("--epochs 3", "unrecognized arguments: --epochs 3: did you mean --num-epochs?\n"),
+    ("--batchsize=3", "unrecognized arguments: --batchsize=3: did you mean --batch-size?\n"),
+    ("--colour=red", "unrecognized arguments: --colour=red\n"),
 ]
 
 
@@ -160,6 +163,19 @@ def test_what_cannot_be_trained_is_one_line(run, records, arguments, says):
 
 
 # The run of the documentation
+
+
+def test_crops_much_smaller_than_the_images_are_said():
+    def said(shape, short_side):
+        lines = []
+        train_xception.check_crop(shape, short_side, lines.append)
+        return lines
+
+    (line,) = said((3, 64, 96), 256)
+    assert line.startswith("warning: validation sees the middle 64x96 pixels")
+    assert "short side is 256" in line and line.endswith("--resize 137 --val-resize 73")
+    for shape, short_side in (((3, 224, 224), 256), ((3, 128, 128), 256), ((3, 64, 64), None)):
+        assert said(shape, short_side) == []
 
 
 def figures(log) -> list:

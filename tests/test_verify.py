@@ -231,7 +231,8 @@ def test_the_command(good, plain, tmp_path, capsys):
     assert f"{good}: 12 records, nothing wrong" in done.stdout
     assert f"{bad}: record 1 at byte " in done.stdout
     assert verify.main([str(good), str(plain)]) == 0
-    for wrong in (["nowhere.rec"], [good, "--repair", good.parent], [good, "--show=0"]):
+    folder = good.parent
+    for wrong in (["nowhere.rec"], [folder], [good, "--repair", folder], [good, "--show=0"]):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             verify.main(list(map(str, wrong)))
@@ -253,6 +254,21 @@ def test_contact_sheets_show_what_is_there(tmp_path):
         drawn = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
         shares = [np.mean((drawn == colour).all(axis=2)) for colour in colours]
         assert min(shares) > 0.1 and sum(shares) > 0.4
+
+
+def test_shows_what_training_with_another_image_shape_sees(tmp_path):
+    """The middle of an image of two colours, which alone fits into a small crop."""
+    picture = np.full((200, 200, 3), (10, 200, 90), np.uint8)
+    picture[50:150, 50:150] = 220, 40, 160
+    rec = tmp_path / "one.rec"
+    write_records(rec, [(0, encode_png(picture))], 1)
+    shares = {}
+    for shape in ("3,64,64", "3,200,200"):
+        arguments = [str(rec), "--show=1", "--aug-level=1", "--random-crop=0"]
+        assert verify.main([*arguments, "--image-shape", shape]) == 0
+        drawn = cv2.imread(str(tmp_path / "one-augmented.png"))
+        shares[shape] = np.mean((drawn == picture[0, 0]).all(axis=2))
+    assert shares["3,64,64"] == 0 and shares["3,200,200"] > 0.4
 
 
 # Without the bad records
