@@ -740,7 +740,11 @@ def dry_run(args, fit, notices):
     check_log(args.log_file)
     if fit["start"].epoch < args.num_epochs:
         fit["images"].next().data[0].wait_to_read()
-    if not args.quiet:
+    if args.quiet:
+        for line in notices:
+            if line.startswith("warning:"):
+                print(line, file=sys.stderr)
+    else:
         print("\n".join([*notices, f"dry run: ready for {fit['start']}; nothing was written"]))
 
 

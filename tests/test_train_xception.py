@@ -308,6 +308,15 @@ def test_a_dry_run_writes_nothing(records, tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["l"]
 
 
+def test_a_quiet_dry_run_says_warnings_alone(capsys):
+    images = Namespace(next=lambda: Namespace(data=[mx.nd.zeros(1)]))
+    args = Namespace(log_file="x.log", num_epochs=1, quiet=True)
+    train_xception.dry_run(
+        args, {"start": Place(0), "images": images}, ["a line", "warning: another"]
+    )
+    assert capsys.readouterr() == ("", "warning: another\n")
+
+
 def test_a_run_says_what_memory_it_will_need(through):
     predicted = int(re.search(r"needs about (\d+) MB", (through / "x.log").read_text())[1])
     lines = (through / "x-metrics.jsonl").read_text().splitlines()
