@@ -82,6 +82,8 @@ setup() {
 
 python() { .venv/bin/python "$@"; }
 
+usage() { sed -n '3,7s/^# *//p' "$0"; }
+
 demo() {
   local prefix=model/demo log=log/demo.log status=0 pid accuracy
   local arguments=(--data-type digits --batch-size 64 --model-prefix "$prefix" --log-file "$log"
@@ -140,5 +142,6 @@ case "${1-}" in
     python -m ruff check .
     python -m ruff format --check .
     ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  -h | --help) usage ;;
+  *) usage >&2; exit 2 ;;
 esac

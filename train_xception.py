@@ -309,11 +309,7 @@ def find_generation(args, checkpoints, say):
         )
     if args.model_load_epoch:
         place = Place(args.model_load_epoch)
-        if place not in places:
-            raise ModelError(
-                f"{args.model_prefix} has no checkpoint of {place}; there are: "
-                + ", ".join(map(str, places))
-            )
+        checkpoints.check_there(place)
         generation = checkpoints.load(place)
     else:
         generation, passed_over = checkpoints.newest()
@@ -549,9 +545,10 @@ def prepare(args, cluster) -> tuple:
     if workers > 1:
         say_what_a_job_does(args, cluster, say)
     if num_examples < args.batch_size * workers:
+        of_all = f", times {workers} workers," if workers > 1 else ""
         raise DataError(
-            f"--batch-size {args.batch_size}: a batch of {workers} worker(s) is more than the "
-            f"{num_examples} training images"
+            f"--batch-size {args.batch_size}{of_all} is more than the {num_examples} training "
+            "images: give a smaller one"
         )
     batches = math.ceil(num_examples / (args.batch_size * workers))
     if args.checkpoint_batches and args.checkpoint_batches >= batches:

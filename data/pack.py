@@ -72,7 +72,9 @@ def write_records(rec, items, total: int):
     rec.parent.mkdir(parents=True, exist_ok=True)
     part, part_idx = _part(rec), _part(rec.with_suffix(".idx"))
     with writing(part, part_idx) as writer:
-        for i, (label, image) in enumerate(tqdm(items, total=total, desc=rec.name, unit="image")):
+        for i, (label, image) in enumerate(
+            tqdm(items, total=total, desc=rec.name, unit="image", disable=None)
+        ):
             writer.write_idx(i, packed(label, i, image))
     _finish(rec)
     print(f"{rec}: {total} images")
@@ -129,7 +131,7 @@ def pack_files(
     for folder in rec.parent.glob(f".{rec.name}-*"):
         shutil.rmtree(folder)
     with open(part, "ab") as rec_file, open(part_idx, "ab") as idx_file, tqdm(
-        total=len(items), initial=state["done"], desc=rec.name, unit="image"
+        total=len(items), initial=state["done"], desc=rec.name, unit="image", disable=None
     ) as bar, ThreadPoolExecutor(num_thread) as pool:
         rec_file.truncate(state["rec"])
         idx_file.truncate(state["idx"])

@@ -134,7 +134,9 @@ def verify(path, num_classes, num_thread, repair=None, show: int = 0) -> tuple:
 
 
 def _bar(path):
-    return tqdm(total=os.path.getsize(path), desc=Path(path).name, unit="B", unit_scale=True)
+    return tqdm(
+        total=os.path.getsize(path), desc=Path(path).name, unit="B", unit_scale=True, disable=None
+    )
 
 
 @contextmanager

@@ -120,10 +120,11 @@ def plot(runs: dict, out):
         axis.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.6)))
     if with_rate:
         for colour, run in zip(_cycle(_COLOURS), runs.values()):
-            axes[-1].plot(*_xy(run.get("Learning-rate", {})), color=colour, drawstyle="steps-mid")
+            axes[-1].plot(*_xy(run.get("Learning-rate", {})), color=colour, drawstyle="steps-pre")
         axes[-1].set_yscale("log")
         axes[-1].set_ylabel("learning rate")
         axes[-1].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes[-1].yaxis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.6)))
     figure.align_ylabels(axes)
     for axis in axes:
         axis.grid(True, which="major", color="0.9")

@@ -130,6 +130,13 @@ class Checkpoints:
         matches = (pattern.fullmatch(name) for name in self._names())
         return sorted({Place(int(m[1]), int(m[2] or 0)) for m in matches if m})
 
+    def check_there(self, place: Place):
+        """Raise ModelError where there is no file of a generation at `place`."""
+        places = self.places()
+        if place not in places:
+            there = f"; there are: {', '.join(map(str, places))}" if places else ""
+            raise ModelError(f"{self.prefix} has no checkpoint of {place}{there}")
+
     def _names(self):
         try:
             return os.listdir(self.folder)

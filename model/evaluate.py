@@ -157,7 +157,7 @@ def main(argv=None) -> int:
         code = 1
         from model.scores import count_batch, print_table, write_report
 
-        for batch, probabilities in tqdm(batches, total=total, unit="batch"):
+        for batch, probabilities in tqdm(batches, total=total, unit="batch", disable=None):
             count_batch(scores, batch, probabilities)
         print(f"{args.prefix}, epoch {args.epoch}: {scores.count} images of {args.data_val}")
         for name, value in scores.values():

@@ -11,6 +11,7 @@ import pickle
 from typing import Callable
 
 import mxnet as mx
+import numpy as np
 
 from model.optimizers import OPTIMIZERS
 
@@ -114,31 +115,40 @@ class CompressingStore(mx.kv.KVStore):
 
 
 class _OrderedSum:
-    """A server's updater for `OrderedSums`."""
+    """A server's updater for `OrderedSums`.
+
+    Numbers are copied and added without MXNet's engine, to which each of a step's many small arrays
+    would be a task, and a wait for it.
+    """
 
     def __init__(self, workers: int, servers: int):
         self._workers, self._servers = workers, servers
-        self._parts, self._sums = {}, {}
+        self._parts, self._arrived, self._sums = {}, {}, {}
 
     def __call__(self, key, received, stored):
         position, server = divmod(key, self._servers)
         group, rank = divmod(position, self._workers)
-        parts = self._parts.setdefault((group, server), {})
-        if rank:
-            received.copyto(stored)
-            parts[rank] = stored
-        else:
+        name = group, server
+        if name not in self._parts:
+            shape = (self._workers, *received.shape)
+            self._parts[name], self._arrived[name] = np.empty(shape, received.dtype), 0
+        parts = self._parts[name]
+        _copy(received, parts[rank])
+        if rank == 0:
             # What is stored here is the last sum, which some may not have pulled yet. They have
             # when they push again, and the next sum waits for all of them.
-            parts[rank] = received.copy()
-            self._sums[group, server] = stored
-        parts[rank].wait_to_read()  # `received` is gone when this returns
-        if len(parts) == self._workers:
-            total = parts[0]
-            for rank in range(1, self._workers):
-                total += parts[rank]
-            total.copyto(self._sums[group, server]).wait_to_read()
-            parts.clear()
+            self._sums[name] = stored
+        self._arrived[name] += 1
+        if self._arrived[name] == self._workers:
+            for part in parts[1:]:
+                parts[0] += part
+            self._sums[name]._sync_copyfrom(parts[0])
+            self._arrived[name] = 0
+
+
+def _copy(array: mx.nd.NDArray, into: np.ndarray):
+    target, size = into.ctypes.data_as(ctypes.c_void_p), ctypes.c_size_t(into.size)
+    mx.base.check_call(mx.base._LIB.MXNDArraySyncCopyToCPU(array.handle, target, size))
 
 
 def _class_of(optimizer):

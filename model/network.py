@@ -83,6 +83,7 @@ def load_network(prefix: str, epoch: int) -> Network:
     .params alone, nothing is known but the network. Raises ModelError where it can't be used.
     """
     checkpoints, place = Checkpoints(prefix), Place(epoch)
+    checkpoints.check_there(place)
     params_file = checkpoints.params_file(place)
     if params_file.with_suffix(".json").exists():
         generation = checkpoints.load(place)

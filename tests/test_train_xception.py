@@ -150,7 +150,7 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
         ("--cpus=3 --batch-size=8", "can't be divided over 3 devices"),
         ("--batch-size=97", "more than the 96 training images"),
         ("--retrain", "no checkpoint"),
-        ("--pretrained=nowhere,3", "nowhere-symbol.json: No such file"),
+        ("--pretrained=nowhere,3", "nowhere has no checkpoint of epoch 3\n"),
         ("--model-prefix=/proc/x/y", "no checkpoint could be written"),
     ],
 )
