@@ -106,7 +106,7 @@ def test_a_bar_for_each_class(trained):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["x", "3", "images"], "x-0003"),
+        (["x", "3", "images"], "x has no checkpoint of epoch 3; there are: epoch 1, epoch 2"),
         (["x", "-1", "images"], "EPOCH"),
         (["x", "2"], "IMAGE"),
         (["x", "2", "images", "--gpu=7"], "GPU 7"),
