@@ -373,7 +373,9 @@ def test_what_one_worker_cannot_read_ends_all_of_them_with_a_checkpoint(train, r
         # Not one of those that are decoded before the training begins.
         writer.write_idx(number, record if number != 90 else record[:24] + b"no image")
     writer.close()
-    job = train("unreadable", f"--data-train={rec}", "--num-epochs=2")
+    # With this seed it is in the last batch of an epoch: one of the first may be found by what is
+    # read ahead, when that worker has not begun.
+    job = train("unreadable", f"--data-train={rec}", "--num-epochs=2", "--seed=27")
     codes = job.codes()
     assert codes == {"scheduler-0": 0, "server-0": 0, "worker-0": 1, "worker-1": 1}, job.outputs()
     lines = [output.splitlines()[-1] for output in job.outputs()]
