@@ -373,11 +373,12 @@ def test_what_one_worker_cannot_read_ends_all_of_them_with_a_checkpoint(train, r
         # Not one of those that are decoded before the training begins.
         writer.write_idx(number, record if number != 90 else record[:24] + b"no image")
     writer.close()
-    # With this seed it is in the last batch of an epoch: one of the first may be found by what is
-    # read ahead, when that worker has not begun.
-    job = train("unreadable", f"--data-train={rec}", "--num-epochs=2", "--seed=27")
+    job = train("unreadable", f"--data-train={rec}", "--num-epochs=2")
     codes = job.codes()
-    assert codes == {"scheduler-0": 0, "server-0": 0, "worker-0": 1, "worker-1": 1}, job.outputs()
+    # 2 for the worker that finds it in what MXNet reads ahead, before it has begun.
+    of_workers = sorted(codes.pop(f"worker-{number}") for number in range(2))
+    assert of_workers in ([1, 1], [1, 2], [2, 2]), job.outputs()
+    assert codes == {"scheduler-0": 0, "server-0": 0}
     lines = [output.splitlines()[-1] for output in job.outputs()]
     assert sum("error: worker " in line for line in lines) == 1
     assert all("record 90" in line for line in lines)
