@@ -2,7 +2,7 @@
 
 import math
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Optional
 
@@ -122,7 +122,8 @@ class EpochIter(mx.io.DataIter):
         as each other, and `num_parts` does not give them that: a longer part is cut, a shorter one
         begins anew.
 
-    Raises DataError where ImageRecordIter can't read a batch; it names the record.
+    `next` raises DataError where ImageRecordIter can't read a batch; it names the record. The
+    constructor does where the part has no record.
     """
 
     def __init__(
@@ -141,8 +142,9 @@ class EpochIter(mx.io.DataIter):
         self._seed = seed
         self._part = record_args.get("part_index", 0)
         self._open(epoch)
-        self.provide_data = self._records.provide_data
-        self.provide_label = self._records.provide_label
+        shape = (self.batch_size, *record_args["data_shape"])
+        self.provide_data = [mx.io.DataDesc("data", shape)]
+        self.provide_label = [mx.io.DataDesc("softmax_label", shape[:1])]
         for _ in range(number):
             self.next()
 
@@ -151,15 +153,19 @@ class EpochIter(mx.io.DataIter):
         self._read_from_the_start(epoch_seed(self._seed, epoch, self._part))
 
     def _read_from_the_start(self, seed):
-        self._batches_read = 0
-        with self._naming_the_place():
-            try:
+        self._batches_read, self._records, self._error = 0, None, None
+        try:
+            with self._naming_the_place(), suppress(StopIteration):
                 self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
-            except StopIteration:
-                raise DataError(
-                    f"{self._args['path_imgrec']}: no record begins in part {self._part} of "
-                    f"{self._args.get('num_parts', 1)}: too few records for so many workers"
-                ) from None
+        except DataError as error:
+            # MXNet reads ahead: now and then it is here that it tells of a later batch.
+            self._error = error
+            return
+        if self._records is None:
+            raise DataError(
+                f"{self._args['path_imgrec']}: no record begins in part {self._part} of "
+                f"{self._args.get('num_parts', 1)}: too few records for so many workers"
+            )
 
     def reset(self):
         self._open(self.epoch + 1)
@@ -180,6 +186,8 @@ class EpochIter(mx.io.DataIter):
         return batch
 
     def _next_of_records(self):
+        if self._error:
+            raise self._error
         with self._naming_the_place():
             batch = self._records.next()
         self._batches_read += 1

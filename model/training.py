@@ -504,10 +504,7 @@ class _UpToAnError:
             yield batch
 
     def reset(self):
-        try:
-            self.images.reset()
-        except Exception as error:  # of no matter after the last epoch
-            self.error = error
+        self.images.reset()
 
 
 class _ResumableMetric(mx.metric.CompositeEvalMetric):

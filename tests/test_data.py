@@ -722,6 +722,19 @@ def test_seeds_of_batches_differ(numbered):
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
+def test_what_is_read_ahead_is_told_when_it_is_asked_for(numbered, tmp_path):
+    """MXNet itself raises while it is set up where what it has read ahead is no image."""
+    path = tmp_path / "bad.rec"
+    write(path, *[record(float(i), b"no image", i) for i in range(IMAGES)])
+    args = {**numbered, "path_imgrec": str(path)}
+    for _ in range(5):
+        iterator = records.EpochIter(args)
+        with pytest.raises(DataError, match="epoch 0, batch 1: a record can't be read: record"):
+            iterator.next()
+    with pytest.raises(mx.base.MXNetError):
+        mx.io.ImageRecordIter(**args)
+
+
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_parts_together_have_every_image_once(numbered, epoch):
     parts = [
