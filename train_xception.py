@@ -36,8 +36,8 @@ from model.arguments import (
     add_training_args,
     check_model_args,
 )
-from model.cluster import JobError, join, role_of_this_process, serve
 from model.devices import import_mxnet
+from model.job.cluster import JobError, join, role_of_this_process, serve
 from model.recipes import (
     BEFORE_RECIPES,
     add_recipe_args,
@@ -138,7 +138,7 @@ def choose_dtype(args, contexts, symbol, generation, say) -> str:
         if dtype in ("float32", "bfloat16"):
             say(f"--dtype auto: {dtype}, as in the checkpoint")
             return dtype
-    from model.benchmark import seconds_per_step
+    from model.training.benchmark import seconds_per_step
 
     # A batch that fills the vectors, and does not take long.
     batch = len(contexts) * min(8, args.batch_size // len(contexts))
@@ -256,7 +256,7 @@ def check_crop(image_shape, short_side, say):
 def build_network(args, num_classes, before):
     """Return the symbol: as `before`, the one that the run starts or goes on from, if any, in what
     the arguments don't say; fill in these."""
-    from model.layers import architecture
+    from model.network.layers import architecture
     from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
 
     filters = {"reduced": REDUCED_FILTERS, "original": ORIGINAL_FILTERS}
@@ -330,7 +330,7 @@ def starting_point(args, generation):
     starts or goes on from, None for none). Fill in what the arguments don't say about pixels."""
     import mxnet as mx
 
-    from model.network import load_network
+    from model.network.loading import load_network
 
     network = before = None
     mean, std = (0, 0, 0), (1, 1, 1)
@@ -446,7 +446,7 @@ def check_alike(cluster, **settings):
 
 def digest_of(network) -> str:
     """Return a checksum of the parameters of a network (model.network.Network)."""
-    from model.network import numpy_params
+    from model.network.loading import numpy_params
 
     digest = hashlib.sha256()
     for name, array in sorted(numpy_params(network.arg_params, network.aux_params).items()):
@@ -461,7 +461,7 @@ def check_memory(args, symbol, contexts, dtype, arrays, say):
     """
     import mxnet as mx
 
-    from model import memory
+    from model.training.trainer import memory
 
     shape = (args.batch_size, *args.image_shape)
     need = memory.needed(symbol, contexts, shape, dtype, arrays, args.memonger, bool(args.data_val))
@@ -528,10 +528,10 @@ def prepare(args, cluster) -> tuple:
     import mxnet as mx
 
     from data.records import part_sizes
-    from model.ema import AveragedCheckpoints
-    from model.finetune import starting_params
-    from model.network import check_params, parameter_shapes
-    from model.training import Housekeeping, Schedule, Trainer
+    from model.network.loading import check_params, parameter_shapes
+    from model.training.average import AveragedCheckpoints
+    from model.training.finetune import starting_params
+    from model.training.trainer import Housekeeping, Schedule, Trainer
 
     notices = []
     say = notices.append
@@ -669,9 +669,9 @@ def benchmark(args, cluster):
     import numpy as np
 
     from data.synthetic import SyntheticIter
-    from model.benchmark import peak_megabytes
     from model.checkpoint import Place
-    from model.training import Housekeeping, Schedule, Trainer
+    from model.training.benchmark import peak_megabytes
+    from model.training.trainer import Housekeeping, Schedule, Trainer
 
     say = (lambda line: None) if args.quiet else print
     _, before = starting_point(args, None)
@@ -726,7 +726,7 @@ def benchmark(args, cluster):
 
 def summarize(args):
     """Print the network as a table."""
-    from model.cost import table
+    from model.network.cost import table
 
     _, before = starting_point(args, None)
     print(table(build_network(args, args.num_classes or 1000, before), args.image_shape))
@@ -751,7 +751,7 @@ def open_report(args, trainer, fit):
     from log.config import write_start
     from log.metrics import MetricsFile
     from log.report import Report, beside
-    from model.memory import resident
+    from model.training.memory import resident
 
     if not trainer.checkpoints:
         return contextlib.nullcontext()

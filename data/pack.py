@@ -30,10 +30,11 @@ from pathlib import Path
 import cv2
 from tqdm import tqdm
 
-from data import DataError, images
+from data import DataError
 from data.arguments import OneLineParser, add_num_thread_arg, whole
-from data.images import ImageError
-from data.recordfile import packed, writing
+from data.formats import images
+from data.formats.images import ImageError
+from data.formats.recordfile import packed, writing
 
 #: Images between two places that an interrupted run goes on from.
 CHUNK = 1000

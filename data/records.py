@@ -11,8 +11,8 @@ import mxnet as mx
 import numpy as np
 
 from data import DataError
-from data.images import ImageError, check, read
-from data.recordfile import Records, scan, unpacked, walk
+from data.formats.images import ImageError, check, read
+from data.formats.recordfile import Records, scan, unpacked, walk
 
 #: Records that `check_sample` decodes.
 _SAMPLE = 16

@@ -99,10 +99,10 @@ def prepare(args) -> tuple:
 
     devices.import_mxnet()
     from data import records
-    from data.recordfile import scan
-    from model.network import load_network
-    from model.running import bind_for_inference
-    from model.scores import Scores, predictions
+    from data.formats.recordfile import scan
+    from model.network.loading import load_network
+    from model.network.running import bind_for_inference
+    from model.network.scores import Scores, predictions
 
     devices.check_bfloat16(args.dtype)
     if args.gpus:
@@ -155,7 +155,7 @@ def main(argv=None) -> int:
     try:
         batches, total, scores, names = prepare(args)
         code = 1
-        from model.scores import count_batch, print_table, write_report
+        from model.network.scores import count_batch, print_table, write_report
 
         for batch, probabilities in tqdm(batches, total=total, unit="batch", disable=None):
             count_batch(scores, batch, probabilities)

@@ -140,7 +140,7 @@ def predictions(network, args, unreadable: list):
     import mxnet as mx
     import numpy as np
 
-    from model.running import bind_for_inference
+    from model.network.running import bind_for_inference
 
     module = bind_for_inference(
         network.symbol,
@@ -207,7 +207,7 @@ def print_csv(results):
 def load(args):
     """Return the checkpoint's network. Raises ModelError where it can't classify images here."""
     from model import devices
-    from model.network import load_network
+    from model.network.loading import load_network
 
     if args.gpu is not None:
         devices.check_gpus([args.gpu], devices.gpus())

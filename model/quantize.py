@@ -39,13 +39,13 @@ def parse_arguments(argv) -> argparse.Namespace:
 def quantize(network, calibration) -> tuple:
     """Return (symbol, arg_params, aux_params) of `network` in int8.
 
-    network : model.network.Network. calibration : DataIter of images like those to come.
+    network : model.network.loading.Network. calibration : DataIter of images like those to come.
     """
     import mxnet as mx
     from mxnet.contrib.quantization import quantize_model_mkldnn
 
-    from model.network import ndarray_params, numpy_params
-    from model.running import RunningNetwork
+    from model.network.loading import ndarray_params, numpy_params
+    from model.network.running import RunningNetwork
 
     running = RunningNetwork(network.symbol, for_training=False)
     params = running.inference_params(numpy_params(network.arg_params, network.aux_params))
@@ -85,7 +85,7 @@ def main(argv=None) -> int:
         mx = import_mxnet()
         from data.records import record_args, require
         from model.checkpoint import Checkpoints, Place
-        from model.network import load_network, numpy_params
+        from model.network.loading import load_network, numpy_params
 
         require(args.calibrate, None)
         network = load_network(args.prefix, args.epoch)

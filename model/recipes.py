@@ -5,7 +5,7 @@ import math
 import shlex
 
 from data.arguments import positive, whole
-from model.optimizers import OPTIMIZERS, Method
+from model.training.optimizers import OPTIMIZERS, Method
 
 RECIPES = {
     # The script of 2017. Its epochs and decay steps are those of the data set.
@@ -266,7 +266,7 @@ def method_of(args) -> Method:
 
 
 def schedule_args(args) -> dict:
-    """Return the arguments of a model.schedule.Schedule, but for where it begins."""
+    """Return the arguments of a model.training.schedule.Schedule, but for where it begins."""
     return {
         "steps": args.lr_steps,
         "factor": args.lr_factor,

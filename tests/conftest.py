@@ -101,7 +101,7 @@ def save_network(prefix, filters, settings=None, **kwargs):
     import mxnet as mx
 
     from model.checkpoint import Checkpoints, Place
-    from model.network import initial_params, numpy_params
+    from model.network.loading import initial_params, numpy_params
     from symbol_xception import get_xception_symbol
 
     symbol = get_xception_symbol(10, filters, **kwargs)

@@ -68,7 +68,7 @@ class Moment:
 
     def watch_writing(self):
         """Of files of arrays, which are written in two pieces for each array."""
-        from model import ndarray_file
+        from model.checkpoint import ndarray_file
 
         dump = ndarray_file.dump
 

@@ -120,7 +120,7 @@ def checkpoint_from(args):
     """Return what writes the checkpoint: all that can fail but for the writing is done."""
     from data.records import read_class_names
     from model.checkpoint import Checkpoints, Place
-    from model.network import check_params
+    from model.network.loading import check_params
     from symbol_xception import get_xception_symbol
 
     checkpoints = Checkpoints(args.prefix)
@@ -171,8 +171,8 @@ def checkpoint_from(args):
 
 def keras_file_from(args):
     from model.convert import keras
-    from model.layers import architecture
-    from model.network import load_network, numpy_params
+    from model.network.layers import architecture
+    from model.network.loading import load_network, numpy_params
 
     network = load_network(args.prefix, args.epoch)
     made = architecture(network.symbol)
@@ -192,7 +192,7 @@ def keras_file_from(args):
 
 def onnx_file_from(args):
     from model.convert import onnx
-    from model.network import load_network
+    from model.network.loading import load_network
 
     network = load_network(args.prefix, args.epoch)
     shape = (3, args.image_size, args.image_size) if args.image_size else network.image_shape
@@ -209,7 +209,7 @@ def onnx_file_from(args):
 
 
 def write_file(path, content):
-    from model.checkpoint import write_whole
+    from model.checkpoint.generations import write_whole
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

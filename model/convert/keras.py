@@ -20,7 +20,7 @@ from typing import Optional
 import numpy as np
 
 from model import ModelError
-from model.layers import HEAD, KERAS_HEAD, layers, shortcut_names
+from model.network.layers import HEAD, KERAS_HEAD, layers, shortcut_names
 from symbol_xception import ORIGINAL_FILTERS
 
 #: The arguments of get_xception_symbol that make it Keras' Xception.

@@ -8,7 +8,7 @@ import mxnet as mx
 import numpy as np
 
 from model import ModelError
-from model.layers import architecture
+from model.network.layers import architecture
 
 #: The operators' version that MXNet 1.9.1 exports, and the file format's of that time, 2020.
 OPSET, IR_VERSION = 13, 7

@@ -17,8 +17,9 @@ from pathlib import Path
 import mxnet as mx
 import numpy as np
 
-from model import ModelError, mxnet_reason, ndarray_file
-from model.layers import HEAD, KERAS_HEAD, layers, shortcut_names
+from model import ModelError, mxnet_reason
+from model.checkpoint import ndarray_file
+from model.network.layers import HEAD, KERAS_HEAD, layers, shortcut_names
 
 _2017, _KERAS = "2017", "keras"
 _SLICE = re.compile(r"arg:.*_depthwise_kernel(_?)\d+_weight")
@@ -69,7 +70,7 @@ def _naming(arrays):
 
 
 def _with_names_of_today(arrays) -> dict:
-    """`arrays` with the shortcuts' layers named as `model.layers` has them."""
+    """`arrays` with the shortcuts' layers named as `model.network.layers` has them."""
     parts = {entry: match.groups() for entry in arrays if (match := _ENTRY.fullmatch(entry))}
     names = shortcut_names({layer for _, layer, _ in parts.values()})
     renamed = {

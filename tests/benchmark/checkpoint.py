@@ -16,8 +16,8 @@ import mxnet as mx
 
 import symbol_xception
 from model.checkpoint import Checkpoints, Place
-from model.module import ResumableModule
-from model.network import numpy_params
+from model.network.loading import numpy_params
+from model.training.module import ResumableModule
 
 
 def main():

@@ -51,7 +51,9 @@ def add_up(in_order, filters, batches):
     import mxnet as mx
     import numpy as np
 
-    from model import cluster, kvstore, network
+    from model.job import cluster
+    from model.job import sums as kvstore
+    from model.network import loading as network
     from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
 
     os.environ["DMLC_ROLE"] = role

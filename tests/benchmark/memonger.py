@@ -17,7 +17,7 @@ def measure(memonger, batch_size, size):
 
     mx = import_mxnet()
     import symbol_xception
-    from model.benchmark import peak_megabytes, seconds_per_step
+    from model.training.benchmark import peak_megabytes, seconds_per_step
 
     symbol = symbol_xception.get_xception_symbol(1000)
     shape = (batch_size, 3, size, size)

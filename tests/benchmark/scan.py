@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mxnet as mx
 
-from data.recordfile import scan
+from data.formats.recordfile import scan
 from data.records import check_labels
 
 LENGTH = 110_000

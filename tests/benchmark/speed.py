@@ -253,7 +253,7 @@ def table(work, results) -> str:
 
 def ceiling(results, symbols, flags) -> tuple:
     """Return (Markdown, GFLOP/s by type) of the training rows against the best matrix product."""
-    from model.cost import training_flops
+    from model.network.cost import training_flops
 
     runs = [("", {})] + [(" without AMX", NO_AMX)] * ("amx_bf16" in flags)
     script = ["-m", "tests.benchmark.peers.matrix_product"]

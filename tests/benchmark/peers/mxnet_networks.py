@@ -20,7 +20,7 @@ def main():
 
     shape = (args.batch, 3, args.size, args.size)
     if args.variant == "sliced":
-        from tests.test_symbol_xception import network_of_2017
+        from tests.script.test_symbol_xception import network_of_2017
 
         symbol = network_of_2017(worker.NUM_CLASSES, args.filters)
     else:
@@ -46,7 +46,7 @@ def training_module(args, symbol, shape):
     import mxnet as mx
 
     if args.variant == "project":
-        from model.module import ResumableModule
+        from model.training.module import ResumableModule
 
         module = ResumableModule(symbol, [mx.cpu()], args.dtype)
     else:
@@ -67,9 +67,9 @@ def inference_module(args, symbol, shape):
     import mxnet as mx
 
     if args.variant == "project":
-        from model.network import Network, initial_params
+        from model.network.loading import Network, initial_params
+        from model.network.running import bind_for_inference
         from model.quantize import quantize
-        from model.running import bind_for_inference
 
         network = (symbol, *initial_params(symbol, mx.init.Xavier()))
         if args.dtype == "int8":

@@ -1,0 +1,1 @@
+"""The files: record frames and the images in them."""
