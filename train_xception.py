@@ -20,11 +20,12 @@ import time
 from pathlib import Path
 
 from data import DataError
-from data.arguments import Defaults, OneLineParser, add_data_args, complete_data_args
+from data.arguments import add_data_args, complete_data_args
 from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
 from data.datasets import DATASETS
 from log import LogError
 from log.arguments import add_log_args
+from log.command import Defaults, OneLineParser
 from log.lines import check_log, open_log
 from model import Interrupted, ModelError
 from model.arguments import (

@@ -1,5 +1,7 @@
 """Images into records, records into batches."""
 
+from log import UserError
 
-class DataError(Exception):
-    """A data set that can't be used. One line: the file, what is wrong with it, the way out."""
+
+class DataError(UserError):
+    """A data set that can't be used."""

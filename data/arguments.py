@@ -1,67 +1,16 @@
-"""Arguments of the commands: what all of them share, and those about data.
+"""Arguments about data.
 
 As in MXNet's own image-classification scripts, each room adds its arguments to the parser.
 """
 
 import argparse
-import difflib
 import math
-import os
-import re
 from pathlib import Path
 
 from data.datasets import DATASETS
-
-# What all commands share
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong with an argument in one line."""
-
-    def error(self, message):
-        unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
-        if unknown:
-            for flag in difflib.get_close_matches(unknown[1], self._option_string_actions, 1, 0.7):
-                message += f": did you mean {flag}?"
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-class Defaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that tells each default. One of None is told in the words of the help itself."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default is None else super()._get_help_string(action)
-
+from log.command import numbers, whole
 
 # Types of arguments
-
-
-def whole(least: int):
-    """Return a parser of an argument that is a whole number from `least` up."""
-
-    def parse(text):
-        if not text.isascii() or not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, not {text!r}")
-        return int(text)
-
-    return parse
-
-
-def positive(text):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
-    return value
-
-
-def numbers(text, what, parse):
-    try:
-        return tuple(parse(word) for word in text.split(",") if text)
-    except (ValueError, argparse.ArgumentTypeError):
-        raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}") from None
 
 
 def image_shape(text):
@@ -85,35 +34,6 @@ def divisors(text):
     if min(values) <= 0:
         raise argparse.ArgumentTypeError(f"must be three numbers above 0, not {text!r}")
     return values
-
-
-# What a machine gives
-
-
-def usable_cores(cgroup="/sys/fs/cgroup") -> int:
-    """Cores that this process may use: its affinity and its container's CPU limit, rounded up."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path(cgroup, "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = Path(cgroup, "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = Path(cgroup, "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return cores
-    if quota in ("max", "-1"):
-        return cores
-    return max(1, min(cores, math.ceil(int(quota) / int(period))))
-
-
-def add_num_thread_arg(parser):
-    parser.add_argument(
-        "--num-thread",
-        type=whole(1),
-        default=usable_cores(),
-        metavar="N",
-        help="threads (default: the cores, %(default)s)",
-    )
 
 
 # Data sets and their images

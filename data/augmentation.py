@@ -9,8 +9,8 @@ import argparse
 import math
 from typing import Optional
 
-from data.arguments import whole
 from data.datasets import DATASETS
+from log.command import whole
 
 
 def _switch(text):

@@ -31,10 +31,10 @@ import cv2
 from tqdm import tqdm
 
 from data import DataError
-from data.arguments import OneLineParser, add_num_thread_arg, whole
 from data.formats import images
 from data.formats.images import ImageError
 from data.formats.recordfile import packed, writing
+from log.command import OneLineParser, add_num_thread_arg, whole
 
 #: Images between two places that an interrupted run goes on from.
 CHUNK = 1000

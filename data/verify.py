@@ -29,12 +29,13 @@ import numpy as np
 from tqdm import tqdm
 
 from data import DataError
-from data.arguments import OneLineParser, add_num_thread_arg, image_shape, whole
+from data.arguments import image_shape
 from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
 from data.datasets import DATASETS
 from data.formats.images import read
 from data.formats.recordfile import has_checksum, problem_of, read_index, unpacked, walk, writing
 from data.records import EpochIter, class_names, training_args
+from log.command import OneLineParser, add_num_thread_arg, whole
 
 # Bytes that one task of a thread checks: small records in groups.
 _GROUP = 1 << 18

@@ -1,5 +1,9 @@
-"""What a run says: lines, numbers, curves."""
+"""What a run says: lines, figures, curves. The bottom room: it imports none of the others."""
 
 
-class LogError(Exception):
-    """A log that can't be written or read. One line."""
+class UserError(Exception):
+    """What a user can mend. One line: the file or flag, what is wrong with it, the way out."""
+
+
+class LogError(UserError):
+    """A log that can't be written or read."""

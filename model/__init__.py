@@ -1,8 +1,10 @@
 """Checkpoints, and everything that reads, writes or runs a model."""
 
+from log import UserError
 
-class ModelError(Exception):
-    """A checkpoint or device that can't be used. One line: what, why, the way out."""
+
+class ModelError(UserError):
+    """A checkpoint or device that can't be used."""
 
 
 class Interrupted(Exception):

@@ -4,7 +4,8 @@ import argparse
 import math
 from pathlib import Path
 
-from data.arguments import by_data_type, numbers, positive, whole
+from data.arguments import by_data_type
+from log.command import numbers, positive, whole
 
 KVSTORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
 

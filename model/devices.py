@@ -10,7 +10,7 @@ import importlib.util
 import os
 from pathlib import Path
 
-from data.arguments import usable_cores
+from log.machine import usable_cores
 from model import ModelError
 
 #: Compute capabilities that the mxnet-cu112 wheels hold machine code for run on every GPU of the

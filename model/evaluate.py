@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from data import DataError
-from data.arguments import OneLineParser, image_shape, numbers, whole
+from data.arguments import image_shape
+from log.command import OneLineParser, numbers, whole
 from model import ModelError
 from model.arguments import gpu_ids
 

@@ -16,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from data.arguments import OneLineParser, whole
+from log.command import OneLineParser, whole
 from model import ModelError, mxnet_reason
 
 _ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

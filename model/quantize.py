@@ -14,7 +14,7 @@ import os
 import sys
 
 from data import DataError
-from data.arguments import OneLineParser, whole
+from log.command import OneLineParser, whole
 from model import ModelError, mxnet_reason
 
 

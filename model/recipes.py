@@ -1,10 +1,9 @@
 """Recipes: named sets of defaults for how a network is trained, and the arguments about it."""
 
 import argparse
-import math
 import shlex
 
-from data.arguments import positive, whole
+from log.command import below_one, from_zero, positive, whole
 from model.training.optimizers import OPTIMIZERS, Method
 
 RECIPES = {
@@ -117,7 +116,7 @@ def add_recipe_args(parser):
     )
     group.add_argument(
         "--warmup-epochs",
-        type=_from_zero,
+        type=from_zero,
         default=0.0,
         metavar="X",
         help="epochs at the start of the run in which the rate rises from 0, update by update; may "
@@ -125,7 +124,7 @@ def add_recipe_args(parser):
     )
     group.add_argument(
         "--lr-min",
-        type=_from_zero,
+        type=from_zero,
         metavar="X",
         help="lowest learning rate of cosine and exponential (default: 0)",
     )
@@ -137,7 +136,7 @@ def add_recipe_args(parser):
     )
     group.add_argument(
         "--label-smoothing",
-        type=_below_one,
+        type=below_one,
         default=0.0,
         metavar="X",
         help="share of a label that goes to all other classes, in equal parts; for training alone: "
@@ -174,31 +173,13 @@ def add_recipe_args(parser):
     )
     group.add_argument(
         "--ema",
-        type=_below_one,
+        type=below_one,
         default=0.0,
         metavar="DECAY",
         help="keep an exponential moving average of the parameters and moving statistics, validate "
         "it, and save it as a checkpoint of its own, PREFIX-ema; 0 for none. The decay is at most "
         "(1+n)/(10+n) in update n",
     )
-
-
-def _number(text, what, good):
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not good(value):
-        raise argparse.ArgumentTypeError(f"must be a number {what}, not {text!r}")
-    return value
-
-
-def _from_zero(text):
-    return _number(text, "from 0 up", lambda value: 0 <= value < math.inf)
-
-
-def _below_one(text):
-    return _number(text, "in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def parse_with_recipe(parser, argv) -> argparse.Namespace:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from data import DataError
-from data.arguments import OneLineParser
 from data.pack import encode_png, open_tar, write_class_names, write_records
+from log.command import OneLineParser
 
 _TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))
 _NAMES = "batches.meta"

@@ -27,8 +27,8 @@ import numpy as np
 import scipy.io
 
 from data import DataError
-from data.arguments import OneLineParser
 from data.pack import add_packing_args, open_tar, pack_files, write_class_names
+from log.command import OneLineParser
 
 RECORDS = {
     "train_480_q90": ("train", 480),

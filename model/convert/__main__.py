@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from data import DataError
-from data.arguments import OneLineParser, whole
+from log.command import OneLineParser, whole
 from model import ModelError
 
 

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import time
 
-from data.arguments import OneLineParser, numbers, positive, whole
+from log.command import OneLineParser, numbers, positive, whole
 
 _PORT = 9091
 # Of the multiplications of a step, those for the gradients of inputs and weights.

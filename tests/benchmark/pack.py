@@ -20,7 +20,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 
-from data.arguments import usable_cores
+from log.machine import usable_cores
 
 IM2REC = Path(mx.__file__).with_name("tools") / "im2rec.py"
 

@@ -22,7 +22,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from data.arguments import usable_cores
+from log.machine import usable_cores
 from model.devices import import_mxnet
 from tests.benchmark.peers.environments import ROOT, PeerError, last_line, python_of
 

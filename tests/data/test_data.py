@@ -22,11 +22,11 @@ import scipy.io
 from sklearn.datasets import load_digits
 
 from data import DataError, pack, records, verify
-from data.arguments import usable_cores
 from data.cifar10 import prepare as cifar10
 from data.digits import prepare as digits_prepare
 from data.formats import recordfile
 from data.imagenet import prepare as imagenet
+from log.machine import usable_cores
 from model import devices
 from tests.conftest import ROOT
 
