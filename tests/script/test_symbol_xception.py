@@ -92,6 +92,27 @@ def test_names_and_shapes_of_parameters(filters):
     assert [name for name in names if name.endswith("bias")] == ["fc1_bias"]
 
 
+@pytest.mark.parametrize("padding", ["half", "keras"])
+def test_names_of_operators(padding):
+    """Users cut features out of a checkpoint's symbol by these names."""
+    pools = ["pool", *(["pool_reversed", "pool_restored"] if padding == "keras" else [])]
+    expected = ["global_pool", "dropout", "flatten", "fc1", "softmax"]
+    expected += [f"Middle_flow_block_{i}_add" for i in range(8)]
+    for kind, name, _, _ in layers(SMALL):
+        parts = {"conv3": ["conv2d", "bn", "relu"], "conv1": ["conv2d", "bn"]}.get(
+            kind, ["depthwise_kernel", "pointwise_kernel_conv2d", "bn"]
+        )
+        if name.startswith("Exit_flow_b6"):
+            parts.append("relu")
+        elif kind == "sep" and name != "Entry_flow_b2_sepconv1":
+            parts.append("pre_relu")
+        expected += [f"{name}_{part}" for part in parts]
+        if kind == "conv1":
+            expected += [name.replace("conv1", part) for part in ("add", *pools)]
+    graph = json.loads(get_xception_symbol(7, SMALL, padding=padding).tojson())["nodes"]
+    assert sorted(n["name"] for n in graph if n["op"] != "null") == sorted(expected)
+
+
 def test_convolutions():
     net = get_xception_symbol(workspace=77)
     convolutions = nodes(net, "Convolution")
