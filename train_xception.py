@@ -462,7 +462,7 @@ def check_memory(args, symbol, contexts, dtype, arrays, say):
     """
     import mxnet as mx
 
-    from model.training.trainer import memory
+    from model.training import memory
 
     shape = (args.batch_size, *args.image_shape)
     need = memory.needed(symbol, contexts, shape, dtype, arrays, args.memonger, bool(args.data_val))
