@@ -5,7 +5,9 @@
 
 This is the network of the 2017 MXNet script. It differs from the paper in its smaller filter
 list, in padded stem convolutions, and in the dropout before the classifier. With
-`filter_list=ORIGINAL_FILTERS, padding="keras", bn_eps=1e-3` it is Keras' Xception.
+`filter_list=ORIGINAL_FILTERS, padding="keras", bn_eps=1e-3` it is Keras' Xception, and with
+`padding="torch", bn_eps=1e-5` that of PyTorch: `legacy_xception` of timm, `xception` of
+pretrainedmodels.
 """
 
 import inspect
@@ -19,7 +21,7 @@ REDUCED_FILTERS = (64, 64, 128, 364, 512, 768, 1024)
 ORIGINAL_FILTERS = (64, 128, 256, 728, 1024, 1536, 2048)
 
 # padding: (pad of the stem's convolutions, max-pooling as TensorFlow's 'same')
-_PADDINGS = {"half": (1, False), "keras": (0, True)}
+_PADDINGS = {"half": (1, False), "keras": (0, True), "torch": (0, False)}
 
 
 class _Block(NamedTuple):
@@ -69,9 +71,9 @@ def get_xception_symbol(
     workspace : scratch memory that a convolution may take on a GPU, MB.
     dtype : ``float32``, or ``float16`` to compute everything before the softmax in half precision.
     features : end at the global pooling: no dropout, classifier and softmax.
-    padding : ``half``, half of each kernel on both sides, as in 2017; or ``keras``, no padding in
-        the stem, and max-pooling as TensorFlow's 'same'. Same parameters, other outputs. Without
-        padding in the stem the smallest image is 7x7 pixels.
+    padding : ``half``, half of each kernel on both sides, as in 2017; ``keras``, none in the stem,
+        and max-pooling as TensorFlow's 'same'; or ``torch``, none in the stem, the rest as
+        ``half``. Same parameters, other outputs. An unpadded stem takes 7x7 pixels at least.
 
     Raises ValueError, naming the argument and its value.
     """
@@ -129,8 +131,7 @@ def _check_arguments(
     if dtype not in ("float32", "float16"):
         raise ValueError(f"dtype must be 'float32' or 'float16', not {dtype!r}")
     if padding not in _PADDINGS:
-        choices = " or ".join(map(repr, _PADDINGS))
-        raise ValueError(f"padding must be {choices}, not {padding!r}")
+        raise ValueError(f"padding must be 'half', 'keras' or 'torch', not {padding!r}")
 
 
 def _positive_int(value: object) -> bool:
@@ -208,12 +209,12 @@ class _Builder:
     def _max_pool(self, x, name):
         # Windows of 3 with stride 2 over 6 pixels, and 1 pixel of padding (.) on both sides:
         #
-        #   MXNet     . 0 1 2 3 4 5 .        TensorFlow     0 1 2 3 4 5 .
-        #            |_____|                 'same'        |_____|
+        #   half      . 0 1 2 3 4 5 .        keras          0 1 2 3 4 5 .
+        #   torch    |_____|                               |_____|
         #                |_____|                               |_____|
         #                    |_____|                               |_____|
         #
-        # TensorFlow pads an even size at its end only. In reverse that is MXNet's way:
+        # TensorFlow's 'same' pads an even size at its end only. In reverse that is MXNet's way:
         #
         #             . 5 4 3 2 1 0 .
         #            |_____|

@@ -107,9 +107,9 @@ def add_network_args(parser):
     )
     group.add_argument(
         "--padding",
-        choices=("half", "keras"),
-        help="of the stem's convolutions and of max-pooling: as in 2017, or as in Keras (default: "
-        "half; that of the network that the run starts or goes on from)",
+        choices=("half", "keras", "torch"),
+        help="of the stem's convolutions and of max-pooling: as in 2017, in Keras, or in PyTorch's "
+        "legacy_xception (default: half; that of the network that the run starts or goes on from)",
     )
     group.add_argument("--dropout", type=float, default=0.2, help="before the classifier")
     group.add_argument("--bn-mom", type=float, default=0.9, help="momentum of BatchNorm")

@@ -115,14 +115,16 @@ def architecture(symbol) -> dict:
                 "Exit_flow_b6_sepconv2_pointwise_kernel_conv2d",
             )
         )  # fmt: skip
-        unpadded = ast.literal_eval(nodes["Entry_flow_b1_conv1_conv2d"]["pad"]) == (0, 0)
+        padding = "half"
+        if ast.literal_eval(nodes["Entry_flow_b1_conv1_conv2d"]["pad"]) == (0, 0):
+            padding = "keras" if "Entry_flow_b2_pool_reversed" in nodes else "torch"
         bn_eps = float(nodes["Entry_flow_b1_conv1_bn"]["eps"])
     except KeyError as error:
         raise ModelError(f"not this script's network: it has no layer {error}") from None
     head = nodes.get(HEAD)
     return {
         "filter_list": filter_list,
-        "padding": "keras" if unpadded else "half",
+        "padding": padding,
         "bn_eps": bn_eps,
         "num_classes": int(head["num_hidden"]) if head else None,
     }

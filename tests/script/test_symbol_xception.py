@@ -92,7 +92,7 @@ def test_names_and_shapes_of_parameters(filters):
     assert [name for name in names if name.endswith("bias")] == ["fc1_bias"]
 
 
-@pytest.mark.parametrize("padding", ["half", "keras"])
+@pytest.mark.parametrize("padding", ["half", "keras", "torch"])
 def test_names_of_operators(padding):
     """Users cut features out of a checkpoint's symbol by these names."""
     pools = ["pool", *(["pool_reversed", "pool_restored"] if padding == "keras" else [])]
@@ -166,9 +166,10 @@ def test_size_of_the_last_feature_map():
         assert net.infer_shape(data=(2, 3, size, size))[1] == [(2, SMALL[6], left, left)]
 
 
-def test_padding_as_in_keras():
-    """The parameters stay; the sizes are those of Keras' model.summary()."""
-    net = get_xception_symbol(7, SMALL, padding="keras")
+@pytest.mark.parametrize("padding", ["keras", "torch"])
+def test_padding_of_others(padding):
+    """The parameters stay; the sizes are those of Keras' model.summary(), and PyTorch's."""
+    net = get_xception_symbol(7, SMALL, padding=padding)
     assert shapes(net) == expected_shapes(SMALL, 7)
     for name, size in (
         ("Entry_flow_b1_conv1_conv2d", 149),
@@ -255,7 +256,7 @@ def test_called_as_by_mxnets_image_classification_scripts():
     assert {attrs["workspace"] for attrs in nodes(net, "Convolution").values()} == {"256"}
     assert net.tojson() == get_xception_symbol(7, workspace=256).tojson()
     known = {"filter_list": SMALL, "dropout": 0.5, "bn_mom": 0.5, "bn_eps": 0.1, "workspace": 3}
-    for more in ({"dtype": "float16"}, {"features": True}, {"padding": "keras"}):
+    for more in ({"dtype": "float16"}, {"features": True}, {"padding": "torch"}):
         expected = get_xception_symbol(7, **known, **more)
         assert get_symbol(7, conv_workspace=4, **known, **more).tojson() == expected.tojson()
 
@@ -302,6 +303,18 @@ def test_dropout_in_training_only():
     np.testing.assert_array_equal(output(False, 1), output(False, 2))
     executor = bind(get_xception_symbol(7, SMALL, dropout=0, bn_mom=0), (4, 3, 32, 32))
     np.testing.assert_array_equal(output(True, 1), output(True, 2))
+
+
+def test_padding_of_pytorch():
+    """Stem as in Keras, max-pooling as in 2017. The two kinds of pooling are the same for odd
+    sizes: 39x39 pixels are pooled from 17, 9, 5 and 3; 43x43 from 19, 10, 5 and 3."""
+    nets = [
+        get_xception_symbol(filter_list=SMALL, features=True, padding=padding)
+        for padding in ("keras", "torch")
+    ]
+    for size, same in ((39, True), (43, False)):
+        keras, torch = (bind(net, (2, 3, size, size)).forward()[0].asnumpy() for net in nets)
+        assert np.allclose(keras, torch, rtol=1e-4) == same, size
 
 
 def test_memonger_gives_the_same_bits_in_less_memory():
