@@ -1,19 +1,35 @@
-"""What all commands share: arguments, errors in one line, exit codes."""
+"""What all commands share: arguments, errors in one line, exit codes, output that can't be written.
+
+def main(argv=None) -> int:
+    with command("data.verify") as outcome:
+        args = parse_arguments(argv)
+        ...                    # what is wrong until here ends with exit code 2
+        outcome.begun()
+        ...                    # from here on with 1
+    return outcome.code
+"""
 
 import argparse
+import codecs
 import contextlib
 import difflib
+import errno
+import io
 import math
 import os
 import re
 import signal
 import sys
-from typing import Callable, Iterator, NoReturn, Optional, Tuple, TypeVar
+from contextlib import redirect_stderr, redirect_stdout
+from typing import Any, Callable, Iterator, NoReturn, Optional, TextIO, Tuple, TypeVar, Union, cast
 
 from log import UserError
 from log.machine import usable_cores
 
 T = TypeVar("T")
+
+#: The largest whole number that MXNet takes where it wants an int.
+LARGEST_INT = 2**31 - 1
 
 # Errors and exit codes
 
@@ -31,48 +47,158 @@ class Outcome:
 
 
 @contextlib.contextmanager
-def command(prog: str, interrupted: Optional[str] = None) -> Iterator[Outcome]:
+def command(
+    prog: str, interrupted: Optional[str] = None, *, writes_files: bool = False
+) -> Iterator[Outcome]:
     """Run the body of a command, and turn what ends it into one line and an exit code.
 
-        with command("data.verify") as outcome:
-            ...
-            outcome.begun()
-            ...
-        return outcome.code
+    0: done. 2: arguments or inputs can't be used (`UserError`, `OSError`, not enough memory). 1:
+    the same after `begun`, or standard output can't be written: its disk is full, its reader has
+    ended. 128 + n: ended by signal n. Lines go to standard error as "prog: error: ...".
 
-    0: done. 2: arguments or inputs can't be used (`UserError`, `OSError`). 1: the same after
-    `begun`, or standard output was closed or full. 128 + n: ended by signal n. Lines go to standard
-    error as "prog: error: ...". interrupted : the line for Ctrl-C, after "prog: ".
+    interrupted : the line for Ctrl-C, after "prog: ".
+    writes_files : the command is there for the files that it writes: where standard output can't
+        be written, it writes them first, and then ends with 1. Other commands end at once.
+
+    Standard files that are closed (`>&-`) are opened on /dev/null: nothing was to be printed.
+    Names that the encoding of standard output lacks are printed escaped.
     """
     outcome = Outcome()
-    try:
-        yield outcome
-        sys.stdout.flush()
-    except UserError as error:
-        outcome.code = outcome.failure
-        print_error(prog, str(error))
-    except BrokenPipeError:  # as in `... | head`
-        outcome.code = 1
-        _discard_output()
-    except OSError as error:
-        outcome.code = outcome.failure
-        name = f"{error.filename}: " if error.filename is not None else ""
-        print_error(prog, f"{name}{error.strerror or error}")
-    except KeyboardInterrupt:
-        outcome.code = 128 + signal.SIGINT
-        if interrupted:
-            print(f"{prog}: {interrupted}", file=sys.stderr)
+    _open_closed_files()
+    output = _Stream(sys.stdout, ends=not writes_files)
+    # What can't be written to standard error is lost, and nothing else is.
+    errors = _Stream(sys.stderr, ends=False)
+    with redirect_stdout(cast(TextIO, output)), redirect_stderr(cast(TextIO, errors)):
+        try:
+            yield outcome
+            output.flush()
+        except OutputError as error:
+            output.failed = error
+        except UserError as error:
+            outcome.code = outcome.failure
+            print_error(prog, str(error))
+        except OSError as error:
+            outcome.code = outcome.failure
+            print_error(prog, os_reason(error))
+        except MemoryError:
+            outcome.code = outcome.failure
+            print_error(prog, "not enough memory")
+        except KeyboardInterrupt:
+            outcome.code = 128 + signal.SIGINT
+            if interrupted:
+                print(f"{prog}: {interrupted}", file=sys.stderr)
+        except SystemExit:
+            # Of a parser: --help is printed, or the error.
+            if output.could_flush():
+                raise
+        if not output.could_flush():
+            outcome.code = outcome.code or 1
+            if output.failed and output.failed.errno != errno.EPIPE:  # as in `... | head`
+                print_error(prog, f"standard output: {output.failed}")
 
 
 def print_error(prog: str, message: str) -> None:
     """Print an error as one line to standard error, whatever the names in it hold."""
-    print(f"{prog}: error: {' '.join(message.splitlines())}", file=sys.stderr)
+    print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
 
 
-def _discard_output() -> None:
-    """Have nothing written to the closed standard output when Python ends."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+# Controls and line separators, but for the tab, which log lines have.
+_BREAKS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def one_line(text: str) -> str:
+    r"""Return a text with newlines and other controls, as a file name may hold, written \n."""
+    return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def os_reason(error: OSError) -> str:
+    """Return "file: reason" of an OSError, the reason alone where no file is known."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+
+
+# Standard output and error
+
+
+class OutputError(Exception):
+    """Standard output can't be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror or str(error))
+        self.errno = error.errno
+
+
+class _Stream:
+    """Standard output or error, whose failures can be told from those of files. Once it has failed,
+    what is written to it goes nowhere.
+
+    ends : raise OutputError when it fails; else go on, and keep the error as `failed`.
+    """
+
+    def __init__(self, stream: TextIO, ends: bool) -> None:
+        self._stream = stream
+        self._ends = ends
+        self.failed: Optional[OutputError] = None
+        with contextlib.suppress(AttributeError):  # a test's
+            if stream.errors in ("strict", "surrogateescape"):
+                cast(io.TextIOWrapper, stream).reconfigure(errors=_ESCAPED)
+
+    def write(self, text: str) -> int:
+        return self._try(lambda: self._stream.write(text), len(text))
+
+    def flush(self) -> None:
+        self._try(self._stream.flush, None)
+
+    def could_flush(self) -> bool:
+        """Return False where anything that was to be printed is lost."""
+        try:
+            self.flush()
+        except OutputError as error:
+            self.failed = error
+        return self.failed is None
+
+    def _try(self, act: Callable[[], T], otherwise: T) -> T:
+        try:
+            return act()
+        except OSError as error:
+            # What is still in its buffer goes nowhere, too, when Python ends.
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)
+            failed = OutputError(error)
+            if self._ends:
+                raise failed from None
+            self.failed = self.failed or failed
+            return otherwise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _open_closed_files() -> None:
+    """Open /dev/null where a standard file is closed: else the next file that is opened has its
+    number, and what a library in C prints ends up in it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest number that is free, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+
+
+def _escape(error: UnicodeError) -> Tuple[Union[str, bytes], int]:
+    """Bytes of a file name that are no text as they are; other characters as \\uXXXX."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
+
+
+_ESCAPED = "xception-escape"
+codecs.register_error(_ESCAPED, _escape)
 
 
 # Parsers
@@ -86,7 +212,9 @@ class OneLineParser(argparse.ArgumentParser):
         if unknown:
             for flag in difflib.get_close_matches(unknown[1], self._option_string_actions, 1, 0.7):
                 message += f": did you mean {flag}?"
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        # As commands say it later, not "python -m ...".
+        prog = self.prog[len("python -m ") :] if self.prog.startswith("python -m ") else self.prog
+        self.exit(2, f"{prog}: error: {one_line(message)}\n")
 
 
 class Defaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -99,11 +227,15 @@ class Defaults(argparse.ArgumentDefaultsHelpFormatter):
 # Types of arguments
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Return a parser of an argument that is a whole number from `least` up."""
+def whole(least: int, most: int = LARGEST_INT) -> Callable[[str], int]:
+    """Return a parser of an argument that is a whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < least:
+        digits = text.isascii() and text.isdigit()
+        # Python 3.11 does not convert thousands of digits.
+        if digits and (len(text) > 4000 or int(text) > most):
+            raise argparse.ArgumentTypeError(f"must be a whole number <= {most}, not {text!r}")
+        if not digits or int(text) < least:
             raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, not {text!r}")
         return int(text)
 

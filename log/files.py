@@ -4,14 +4,16 @@ A file is written beside its place, as NAME.part, synced, and then renamed: a ki
 earlier file, or none.
 """
 
+import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
 import pickle
 import stat
 from pathlib import Path
-from typing import Any, Callable, FrozenSet, Optional, Tuple, Type, Union
+from typing import Any, BinaryIO, Callable, FrozenSet, Iterator, Optional, Tuple, Type, Union
 
 from log import UserError
 
@@ -28,7 +30,8 @@ def write_whole(path: PathLike, content: Union[bytes, Callable[[Write], None]]) 
 
     content : the bytes, or a function that is called with a function that writes bytes.
     Return (SHA-256 in hexadecimal, bytes written). The checksum is that of the bytes handed over,
-    not of what the disk made of them. Raises OSError; then the earlier file is still there.
+    not of what the disk made of them. Raises OSError, which names `path`; then the earlier file is
+    still there.
     """
     written = write_part(path, content)
     name_part(path)
@@ -43,41 +46,81 @@ def part_of(path: PathLike) -> Path:
 
 def write_part(path: PathLike, content: Union[bytes, Callable[[Write], None]]) -> Tuple[str, int]:
     """Write and sync a file under the name `part_of(path)`. Return as `write_whole` does."""
+    part = part_of(path)
     digest = hashlib.sha256()
     size = 0
-    with open(part_of(path), "wb") as file:
+    with _naming(path):
+        check_replaceable(path)
+        with _removed_on_error(part), open(part, "wb") as file:
 
-        def write(data: bytes) -> None:
-            nonlocal size
-            digest.update(data)
-            size += file.write(data)
+            def write(data: bytes) -> None:
+                nonlocal size
+                digest.update(data)
+                size += file.write(data)
 
-        if callable(content):
-            content(write)
-        else:
-            write(content)
-        file.flush()
-        os.fsync(file.fileno())
+            if callable(content):
+                content(write)
+            else:
+                write(content)
+            file.flush()
+            os.fsync(file.fileno())
     return digest.hexdigest(), size
 
 
 def name_part(path: PathLike) -> None:
     """Give the file that `write_part` wrote its name, and sync its folder."""
     path = Path(path)
-    os.replace(part_of(path), path)
-    _sync_folder(path.parent)
+    with _naming(path):
+        os.replace(part_of(path), path)
+        _sync_folder(path.parent)
+
+
+def check_replaceable(path: PathLike) -> None:
+    """Raise OSError where `path` is a folder, a device or the like, which no file may replace."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(mode):
+            raise FileExistsError(errno.EEXIST, "not a regular file", os.fspath(path))
+
+
+@contextlib.contextmanager
+def _naming(path: PathLike) -> Iterator[None]:
+    """Have OSErrors name `path`: those of a full disk name no file, others the unfinished one."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from None
+
+
+@contextlib.contextmanager
+def _removed_on_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+    # Some file systems can't sync a folder, or not for everybody; they order renames by themselves.
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some file systems can't sync a folder; they order renames by themselves.
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EROFS):
             raise
     finally:
         os.close(descriptor)
+
+
+#: What no text or JSON of this project comes near: 256 MB.
+TEXT_LIMIT = 1 << 28
 
 
 def read_file(
@@ -90,19 +133,57 @@ def read_file(
     that can't be read. what : what the file should be, for that line.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-                raise error(f"{path}: {kind}" + (f", not {what}" if what else ""))
-            if status.st_size > limit:
+        with open_file(path, error, what) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
                 raise error(
-                    f"{path}: {status.st_size >> 20} MB, more than the {limit >> 20} MB that "
+                    f"{path}: {size >> 20} MB, more than the {limit >> 20} MB that "
                     f"{what or 'this file'} can have"
                 )
-            return file.read(limit + 1)
+            return file.read(limit)
     except OSError as reason:
-        raise error(f"{path}: {os.strerror(reason.errno or 0)}") from None
+        raise error(f"{path}: {reason.strerror or reason}") from None
+    except MemoryError:
+        raise error(f"{path}: {size >> 20} MB, more than the memory that is free") from None
+
+
+def open_file(path: PathLike, error: Type[UserError], what: Optional[str] = None) -> BinaryIO:
+    """Open a regular file to read it. Raises `error` as `read_file` does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as reason:
+        raise error(f"{path}: {reason.strerror or reason}") from None
+    except ValueError as reason:  # a NUL, or a character that no file name here can have
+        raise error(f"{path}: {reason}") from None
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+    raise error(f"{path}: {kind}" + (f", not {what}" if what else ""))
+
+
+def read_text(path: PathLike, error: Type[UserError], limit: int = TEXT_LIMIT) -> str:
+    """Return the text of a file in UTF-8. Raises `error` as `read_file` does."""
+    try:
+        return read_file(path, error, limit, "a text").decode()
+    except UnicodeDecodeError:
+        raise error(f"{path}: not a text in UTF-8") from None
+
+
+def parse_json(text: Union[str, bytes], name: object, error: Type[UserError]) -> Any:
+    """Return the value of a JSON text. Raises `error`, which names `name`, where it is not one."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise error(f"{name}: damaged: nested too deep") from None
+    except ValueError as reason:
+        raise error(f"{name}: damaged: {reason}") from None
+
+
+def read_json(path: PathLike, error: Type[UserError], limit: int = TEXT_LIMIT) -> Any:
+    """Return the value of a JSON file. Raises `error` where it can't be read or is damaged."""
+    return parse_json(read_file(path, error, limit, "a JSON file"), path, error)
 
 
 class _Unpickler(pickle.Unpickler):
