@@ -9,21 +9,13 @@ Images are prepared as those of the network's validation were. Exit code 0: all 
 
 import argparse
 import csv
-import itertools
 import json
 import os
 import shutil
 import sys
-from pathlib import Path
 
 from log.command import OneLineParser, whole
 from model import ModelError, mxnet_reason
-
-_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-
-class Unreadable(Exception):
-    """An image that can't be read. One line: the file and the reason."""
 
 
 def parse_arguments(argv) -> argparse.Namespace:
@@ -68,113 +60,7 @@ def parse_arguments(argv) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-# From files to the network's input
-
-
-def image_paths(arguments):
-    """Yield the paths that the IMAGE arguments stand for; a folder without images as itself."""
-    for argument in arguments:
-        if argument == "-":
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
-        elif os.path.isdir(argument):
-            inside = sorted(p for p in Path(argument).rglob("*") if p.suffix.lower() in _ENDINGS)
-            yield from map(str, inside or [argument])
-        else:
-            yield argument
-
-
-def read_image(path):
-    """Return the (height, width, 3) uint8 pixels of an image file, channels blue, green, red.
-    Raises Unreadable."""
-    import cv2
-    import numpy as np
-
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise Unreadable(f"{path}: {error.strerror}") from None
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if pixels is None:
-        raise Unreadable(f"{path}: not an image that can be read")
-    return pixels
-
-
-def prepare_image(pixels, image_shape, short_side, mean, std):
-    """Return the network's input, (3, height, width) float32 of `image_shape`, for an image as
-    `read_image` gives it.
-
-    What im2rec and ImageRecordIter do to a validation image, to the bit: the short side is resized
-    to `short_side` (None: not at all), the centre is cut out, and `mean` taken off and divided by
-    `std`, each three numbers in the order red, green, blue.
-    """
-    import cv2
-    import numpy as np
-
-    def with_rows(rows):
-        return cv2.resize(pixels, (pixels.shape[1] * rows // pixels.shape[0], rows))
-
-    def with_columns(columns):
-        return cv2.resize(pixels, (columns, pixels.shape[0] * columns // pixels.shape[1]))
-
-    if short_side:
-        rows, columns = pixels.shape[:2]
-        pixels = with_columns(short_side) if rows > columns else with_rows(short_side)
-    # ImageRecordIter's way, in two steps, with an image smaller than what is cut out of it.
-    height, width = image_shape[1:]
-    if pixels.shape[0] < height:
-        pixels = with_rows(height)
-    if pixels.shape[1] < width:
-        pixels = with_columns(width)
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    pixels = pixels[top : top + height, left : left + width, ::-1]
-    scale = np.float32(1) / np.asarray(std, np.float32)
-    return ((pixels - np.asarray(mean, np.float32)) * scale).transpose(2, 0, 1)
-
-
-# From the network's output to the terminal
-
-
-def predictions(network, args, unreadable: list):
-    """Yield (path, [(class number, class name, probability)]), the likeliest first, of each image;
-    add to `unreadable`, and name on standard error, those that can't be read."""
-    import mxnet as mx
-    import numpy as np
-
-    from model.network.running import bind_for_inference
-
-    module = bind_for_inference(
-        network.symbol,
-        network.arg_params,
-        network.aux_params,
-        (args.batch_size, *network.image_shape),
-        [mx.cpu() if args.gpu is None else mx.gpu(args.gpu)],
-        args.dtype,
-    )
-    short_side = args.short_side or network.short_side
-
-    def readable():
-        for path in image_paths(args.images):
-            try:
-                pixels = read_image(path)
-            except Unreadable as error:
-                unreadable.append(path)
-                print(f"model.predict: error: {error}", file=sys.stderr)
-                continue
-            yield (
-                path,
-                prepare_image(pixels, network.image_shape, short_side, network.mean, network.std),
-            )
-
-    images = readable()
-    while batch := list(itertools.islice(images, args.batch_size)):
-        data = np.zeros((args.batch_size, *network.image_shape), np.float32)
-        data[: len(batch)] = [image for _, image in batch]
-        module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
-        probabilities = module.get_outputs()[0].asnumpy()
-        for (path, _), row in zip(batch, probabilities):
-            best = np.argsort(-row, kind="stable")[: args.top].tolist()
-            names = network.classes or list(map(str, range(len(row))))
-            yield path, [(i, names[i], float(row[i])) for i in best]
+# Output
 
 
 def print_bars(results):
@@ -204,22 +90,6 @@ def print_csv(results):
             writer.writerow((path, rank, i, name, f"{probability:.6g}"))
 
 
-def load(args):
-    """Return the checkpoint's network. Raises ModelError where it can't classify images here."""
-    from model import devices
-    from model.network.loading import load_network
-
-    if args.gpu is not None:
-        devices.check_gpus([args.gpu], devices.gpus())
-    devices.check_bfloat16(args.dtype)
-    network = load_network(args.prefix, args.epoch)
-    if not network.image_shape:
-        raise ModelError(f"{args.prefix}: its checkpoint does not say which images it takes")
-    if "softmax_label" not in network.symbol.list_arguments():
-        raise ModelError(f"{args.prefix}: a network without a classifier: nothing to predict")
-    return network
-
-
 def main(argv=None) -> int:
     args = parse_arguments(argv)
     from model.devices import import_mxnet
@@ -227,6 +97,8 @@ def main(argv=None) -> int:
     code, unreadable = 2, []
     try:
         mx = import_mxnet()
+        from model.inference.classify import load, predictions
+
         network = load(args)
         code = 1
         sys.stdout.reconfigure(errors="replace")

@@ -13,7 +13,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from model.predict import prepare_image, read_image
+from model.inference.images import prepare_image, read_image
 from tests.conftest import ROOT, start
 
 NAMES = [f"Ziffer {i}" for i in range(9)] + ["größte Ziffer"]

@@ -67,9 +67,9 @@ def inference_module(args, symbol, shape):
     import mxnet as mx
 
     if args.variant == "project":
+        from model.inference.int8 import quantize
         from model.network.loading import Network, initial_params
         from model.network.running import bind_for_inference
-        from model.quantize import quantize
 
         network = (symbol, *initial_params(symbol, mx.init.Xavier()))
         if args.dtype == "int8":
