@@ -155,16 +155,16 @@ def choose_dtype(args, contexts, symbol, generation, say) -> str:
 
 def choose_records(args, say) -> list:
     """Return the training and, if there is one, the validation file, to be read in this run."""
-    from data import records
+    from data.inspect import require
 
     paths = [path for path in (args.data_train, args.data_val) if path]
     data = DATASETS[args.data_type]
     of_the_data_set = {data.train_records[args.aug_level], data.val_records}
     for path in paths:
         known = Path(path).name in of_the_data_set
-        records.require(path, data.prepare if known else None)
+        require(path, data.prepare if known else None)
     if args.skip_bad_records:
-        from data.verify import without_bad_records
+        from data.checking.records import without_bad_records
 
         for i, path in enumerate(paths):
             paths[i], bad = without_bad_records(path, args.data_nthreads)
@@ -176,9 +176,10 @@ def choose_records(args, say) -> list:
 def look_at_records(args, paths, say) -> tuple:
     """Return (training images, validation images, classes), counted, and the short side of the
     validation images in pixels, None where that is not known. Every label is checked."""
-    from data import records
+    from data import inspect
+    from data.formats.recordfile import scan
 
-    scanned = [records.scan(path) for path in paths]
+    scanned = [scan(path) for path in paths]
     training = scanned[0]
     if args.num_examples not in (None, training.num_images):
         raise DataError(
@@ -188,10 +189,10 @@ def look_at_records(args, paths, say) -> tuple:
     highest = int(training.labels.max())
     num_classes = args.num_classes or highest + 1
     for each in scanned:
-        records.check_labels(each, num_classes)
-    short_sides = [records.check_sample(each) for each in scanned]
+        inspect.check_labels(each, num_classes)
+    short_sides = [inspect.check_sample(each) for each in scanned]
     for validation in scanned[1:]:
-        records.check_pair(training, validation)
+        inspect.check_pair(training, validation)
     if highest + 1 < num_classes:
         say(f"{training.path}: labels up to {highest} only, of {num_classes} classes")
     num_val = sum(each.num_images for each in scanned[1:])
@@ -200,16 +201,16 @@ def look_at_records(args, paths, say) -> tuple:
 
 def record_args(args, path, batch_size) -> dict:
     """Return what an ImageRecordIter needs to read `path`."""
-    from data import records
+    from data import iterators
 
-    return records.record_args(
+    return iterators.record_args(
         path, args.image_shape, batch_size, args.rgb_mean, args.rgb_std, args.data_nthreads
     )
 
 
 def training_images(args, path, start, batches, workers=1, rank=0):
     """Return the batches of this worker from `path`, from the place `start` on."""
-    from data.records import EpochIter, training_args
+    from data.iterators import EpochIter, training_args
 
     drawn = augmentation_of(args, path)
     arguments = training_args(record_args(args, path, args.batch_size), drawn)
@@ -220,7 +221,7 @@ def training_images(args, path, start, batches, workers=1, rank=0):
 def validation_images(args, path, parts, rank, devices):
     """Return the batches of this worker's part of `path`, None where that is empty. parts : the
     images in each part."""
-    from data.records import EpochIter, fitting_batch_size
+    from data.iterators import EpochIter, fitting_batch_size
 
     if not parts[rank]:
         return None
@@ -230,11 +231,11 @@ def validation_images(args, path, parts, rank, devices):
 
 def names_of_classes(path, num_classes, say):
     """Return the names of the classes, None where they are not known."""
-    from data import records
+    from data.formats.classes import CLASSES, class_names
 
-    classes = records.class_names(path)
+    classes = class_names(path)
     if classes is not None and len(classes) != num_classes:
-        say(f"{len(classes)} names in {records.CLASSES} for {num_classes} classes: not kept")
+        say(f"{len(classes)} names in {CLASSES} for {num_classes} classes: not kept")
         return None
     return classes
 
@@ -528,7 +529,7 @@ def prepare(args, cluster) -> tuple:
     """
     import mxnet as mx
 
-    from data.records import part_sizes
+    from data.iterators import part_sizes
     from model.network.loading import check_params, parameter_shapes
     from model.training.average import AveragedCheckpoints
     from model.training.finetune import starting_params
@@ -669,7 +670,7 @@ def benchmark(args, cluster):
     """Measure what --benchmark names, and print it."""
     import numpy as np
 
-    from data.synthetic import SyntheticIter
+    from data.iterators import SyntheticIter
     from model.checkpoint import Place
     from model.training.benchmark import peak_megabytes
     from model.training.trainer import Housekeeping, Schedule, Trainer

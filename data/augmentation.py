@@ -141,7 +141,7 @@ def _cuts_and_resizes(arguments) -> bool:
 
 def augmentation_of(args, rec) -> dict:
     """Return the arguments of ImageRecordIter for the training images in the file `rec`."""
-    from data.records import short_side
+    from data.inspect import short_side
 
     # Images are decoded for it: only where it matters.
     return augmentation(args, short_side(rec) if _cuts_and_resizes(args.augmentation) else None)

@@ -41,7 +41,8 @@ def main(argv=None) -> int:
         from model.devices import import_mxnet
 
         mx = import_mxnet()
-        from data.records import record_args, require
+        from data.inspect import require
+        from data.iterators import record_args
         from model.checkpoint import Checkpoints, Place
         from model.inference.int8 import quantize
         from model.network.loading import load_network, numpy_params

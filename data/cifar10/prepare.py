@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from data import DataError
-from data.pack import encode_png, open_tar, write_class_names, write_records
+from data.formats.classes import write_class_names
+from data.packing.archives import open_tar
+from data.packing.writer import encode_png, write_records
 from log.command import OneLineParser
 
 _TRAINING = tuple(f"data_batch_{i}" for i in range(1, 6))

@@ -14,7 +14,8 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from data.pack import encode_png, write_class_names, write_records
+from data.formats.classes import write_class_names
+from data.packing.writer import encode_png, write_records
 from log.command import OneLineParser
 
 VALIDATION_IMAGES = 360

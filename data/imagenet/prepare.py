@@ -27,7 +27,10 @@ import numpy as np
 import scipy.io
 
 from data import DataError
-from data.pack import add_packing_args, open_tar, pack_files, write_class_names
+from data.formats.classes import write_class_names
+from data.pack import add_packing_args
+from data.packing.archives import open_tar
+from data.packing.writer import pack_files
 from log.command import OneLineParser
 
 RECORDS = {

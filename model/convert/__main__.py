@@ -118,7 +118,7 @@ def read_sliced(args) -> tuple:
 
 def checkpoint_from(args):
     """Return what writes the checkpoint: all that can fail but for the writing is done."""
-    from data.records import read_class_names
+    from data.formats.classes import read_class_names
     from model.checkpoint import Checkpoints, Place
     from model.network.loading import check_params
     from symbol_xception import get_xception_symbol

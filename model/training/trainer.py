@@ -123,7 +123,7 @@ class Trainer:
     ):
         """Train from `start` to `num_epochs` epochs.
 
-        images : data.records.EpochIter, at `start`. validation : DataIter of this worker's part, or
+        images : EpochIter, at `start`. validation : DataIter of this worker's part, or
         None. validation_batches : in the largest part; 0 for no validation.
         generation : what to go on from. pretrained : (arg_params, aux_params) to begin with; what
         they don't have begins at random. overwrite : the first checkpoint replaces all that are

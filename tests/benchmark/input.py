@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.pack import pack_files
+from data.packing.writer import pack_files
 from log.machine import usable_cores
 from model.devices import has_bfloat16
 from tests.benchmark.peers.environments import ROOT, PeerError, last_line, python_of

@@ -15,7 +15,7 @@ from pathlib import Path
 import mxnet as mx
 
 from data.formats.recordfile import scan
-from data.records import check_labels
+from data.inspect import check_labels
 
 LENGTH = 110_000
 

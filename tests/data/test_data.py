@@ -21,11 +21,12 @@ import pytest
 import scipy.io
 from sklearn.datasets import load_digits
 
-from data import DataError, pack, records, verify
+from data import DataError, inspect, iterators, pack, verify
 from data.cifar10 import prepare as cifar10
 from data.digits import prepare as digits_prepare
-from data.formats import recordfile
+from data.formats import classes, recordfile
 from data.imagenet import prepare as imagenet
+from data.packing import writer
 from log.machine import usable_cores
 from model import devices
 from tests.conftest import ROOT
@@ -137,7 +138,7 @@ def test_digits_records_are_always_the_same(digits, tmp_path):
     digits_prepare.main(["--out", str(tmp_path / "again")])
     names = {"train.rec", "train.idx", "val.rec", "val.idx", "classes.txt"}
     assert set(files_in(digits)) == names
-    assert records.class_names(digits / "train.rec") == list("0123456789")
+    assert classes.class_names(digits / "train.rec") == list("0123456789")
     assert files_in(tmp_path / "again") == files_in(digits)
 
 
@@ -193,7 +194,7 @@ def test_cifar10_again_changes_nothing(tmp_path):
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert {**before, "classes.txt": 0} == {**after, "classes.txt": 0}
     assert set(before) == {"train.rec", "train.idx", "val.rec", "val.idx", "classes.txt"}
-    assert records.class_names(out / "val.rec") == ["airplane", "automobile", "bird"]
+    assert classes.class_names(out / "val.rec") == ["airplane", "automobile", "bird"]
 
 
 class Call:
@@ -450,7 +451,7 @@ def test_imagenet_killed_and_repeated_gives_the_same_bytes(ilsvrc, imagenet_reco
     assert files_in(tmp_path) == {name: whole[name] for name in names}
 
 
-# data.pack
+# data.packing.writer
 
 
 def pack_items(*contents):
@@ -463,7 +464,7 @@ def pack_items(*contents):
 def test_unreadable_image_is_named_and_left_out(tmp_path, capsys, num_thread):
     rec = tmp_path / "images.rec"
     items = pack_items(jpeg(NAMES[0], 0), b"no image", jpeg(NAMES[2], 0))
-    pack.pack_files(rec, items, resize=32, quality=90, num_thread=num_thread)
+    writer.pack_files(rec, items, resize=32, quality=90, num_thread=num_thread)
     assert [(number, label) for number, label, _ in read_all(rec)] == [(0, 0), (2, 2)]
     printed = capsys.readouterr().out
     assert "1.JPEG: not an image" in printed
@@ -474,7 +475,7 @@ def test_interrupted_between_its_two_files_and_repeated(tmp_path, monkeypatch):
     """The index has its name, the records not yet: nothing is lost, nothing is zeroed."""
     items = pack_items(jpeg(NAMES[0], 0), jpeg(NAMES[1], 1))
     whole, rec = tmp_path / "whole" / "images.rec", tmp_path / "broken" / "images.rec"
-    pack.pack_files(whole, items, 32, 90, 2)
+    writer.pack_files(whole, items, 32, 90, 2)
     replace = os.replace
 
     def interrupted(source, target):
@@ -484,9 +485,9 @@ def test_interrupted_between_its_two_files_and_repeated(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "replace", interrupted)
-        pack.pack_files(rec, items, 32, 90, 2)
+        writer.pack_files(rec, items, 32, 90, 2)
     assert not rec.exists()
-    pack.pack_files(rec, items, 32, 90, 2)
+    writer.pack_files(rec, items, 32, 90, 2)
     assert files_in(rec.parent) == files_in(whole.parent)
 
 
@@ -500,16 +501,16 @@ def half_packed(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pack.pack_files(rec, [items[0], (1, "1.JPEG", stop)], 32, 90, 2, chunk=1)
+        writer.pack_files(rec, [items[0], (1, "1.JPEG", stop)], 32, 90, 2, chunk=1)
     return items, rec
 
 
 def test_progress_of_another_list_is_refused(half_packed):
     items, rec = half_packed
     with pytest.raises(DataError, match=r"images\.rec\.progress"):
-        pack.pack_files(rec, items, 48, 90, 2, chunk=1)
+        writer.pack_files(rec, items, 48, 90, 2, chunk=1)
     with pytest.raises(DataError, match=r"images\.rec\.progress"):
-        pack.pack_files(rec, list(reversed(items)), 32, 90, 2, chunk=1)
+        writer.pack_files(rec, list(reversed(items)), 32, 90, 2, chunk=1)
 
 
 def test_progress_without_its_records_is_refused(half_packed):
@@ -517,12 +518,12 @@ def test_progress_without_its_records_is_refused(half_packed):
     items, rec = half_packed
     (rec.parent / "images.rec.part").unlink()
     with pytest.raises(DataError, match=r"images\.rec\.progress"):
-        pack.pack_files(rec, items, 32, 90, 2, chunk=1)
+        writer.pack_files(rec, items, 32, 90, 2, chunk=1)
 
 
-# data.formats.recordfile: scan; data.records: the checks before training
+# data.formats.recordfile: scan; data.inspect: the checks before training
 
-PNG = pack.encode_png(np.full((32, 32, 3), 7, np.uint8))
+PNG = writer.encode_png(np.full((32, 32, 3), 7, np.uint8))
 
 
 def write(path, *payloads):
@@ -607,14 +608,14 @@ def scanned(*labels, path="a.rec"):
 @pytest.mark.parametrize(("labels", "wrong"), [((3, -1), "label -1"), ((0, 5, 2), "label 5")])
 def test_check_labels_refuses(labels, wrong):
     with pytest.raises(DataError, match=rf"a\.rec: record 1: {wrong} .* from 0 to 4$"):
-        records.check_labels(scanned(*labels), num_classes=5)
+        inspect.check_labels(scanned(*labels), num_classes=5)
 
 
 def test_check_labels_accepts_the_first_and_the_last_class():
-    records.check_labels(scanned(0, 4), num_classes=5)
+    inspect.check_labels(scanned(0, 4), num_classes=5)
 
 
-# data.records: EpochIter
+# data.iterators: EpochIter
 
 IMAGES = 22
 BATCH = 4
@@ -626,9 +627,9 @@ def numbered(tmp_path_factory):
     path = tmp_path_factory.mktemp("numbered") / "numbered.rec"
     rng = np.random.RandomState(0)
     noise = rng.randint(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8)
-    write(path, *[record(float(i), pack.encode_png(image), i) for i, image in enumerate(noise)])
+    write(path, *[record(float(i), writer.encode_png(image), i) for i, image in enumerate(noise)])
     args = {"path_imgrec": str(path), "data_shape": (3, 28, 28), "batch_size": BATCH}
-    return records.training_args(args, {"rand_crop": True, "rand_mirror": True})
+    return iterators.training_args(args, {"rand_crop": True, "rand_mirror": True})
 
 
 def rest_of_epoch(iterator) -> list:
@@ -650,7 +651,7 @@ def seen(batches) -> list:
 
 
 def test_every_epoch_has_every_image_once(numbered):
-    iterator = records.EpochIter(numbered, seed=5)
+    iterator = iterators.EpochIter(numbered, seed=5)
     orders = []
     for epoch in range(3):
         batches = rest_of_epoch(iterator)
@@ -664,25 +665,25 @@ def test_every_epoch_has_every_image_once(numbered):
 
 
 def test_an_epoch_can_be_had_without_those_before_it(numbered):
-    iterator = records.EpochIter(numbered, seed=5)
+    iterator = iterators.EpochIter(numbered, seed=5)
     for epoch in range(3):
         reached = rest_of_epoch(iterator)
-        assert rest_of_epoch(records.EpochIter(numbered, seed=5, epoch=epoch)) == reached
+        assert rest_of_epoch(iterators.EpochIter(numbered, seed=5, epoch=epoch)) == reached
         iterator.reset()
 
 
 def test_reset_within_an_epoch_goes_to_the_next(numbered):
-    iterator = records.EpochIter(numbered, seed=5)
+    iterator = iterators.EpochIter(numbered, seed=5)
     iterator.next()
     iterator.reset()
-    assert rest_of_epoch(iterator) == rest_of_epoch(records.EpochIter(numbered, seed=5, epoch=1))
+    assert rest_of_epoch(iterator) == rest_of_epoch(iterators.EpochIter(numbered, seed=5, epoch=1))
 
 
 @pytest.mark.parametrize("number", [1, 4, 6])
 def test_an_epoch_can_be_entered_at_a_batch(numbered, number):
     """And what follows that epoch is the same too. 6 is the end of the epoch: nothing is left."""
-    whole = records.EpochIter(numbered, seed=5, epoch=1)
-    entered = records.EpochIter(numbered, seed=5, epoch=1, number=number)
+    whole = iterators.EpochIter(numbered, seed=5, epoch=1)
+    entered = iterators.EpochIter(numbered, seed=5, epoch=1, number=number)
     assert rest_of_epoch(entered) == rest_of_epoch(whole)[number:]
     for iterator in (whole, entered):
         iterator.reset()
@@ -690,7 +691,7 @@ def test_an_epoch_can_be_entered_at_a_batch(numbered, number):
 
 
 def test_another_seed_is_another_order(numbered):
-    runs = [rest_of_epoch(records.EpochIter(numbered, seed=seed)) for seed in (0, 1, 2**40)]
+    runs = [rest_of_epoch(iterators.EpochIter(numbered, seed=seed)) for seed in (0, 1, 2**40)]
     for key in ("labels", "pixels", "seed"):
         assert len({str([batch[key] for batch in run]) for run in runs}) == 3
 
@@ -700,7 +701,7 @@ def test_augmentation_follows_from_seed_and_epoch(numbered):
 
     def pixels(seed, epoch, threads):
         args = {**numbered, "shuffle": False, "preprocess_threads": threads}
-        batches = rest_of_epoch(records.EpochIter(args, seed=seed, epoch=epoch))
+        batches = rest_of_epoch(iterators.EpochIter(args, seed=seed, epoch=epoch))
         assert seen(batches) == list(range(IMAGES))
         return b"".join(batch["pixels"] for batch in batches)
 
@@ -716,7 +717,7 @@ def test_seeds_of_batches_differ(numbered):
         for epoch in range(3)
         for part in range(2)
         for batch in rest_of_epoch(
-            records.EpochIter({**numbered, "num_parts": 2, "part_index": part}, epoch=epoch)
+            iterators.EpochIter({**numbered, "num_parts": 2, "part_index": part}, epoch=epoch)
         )
     ]
     assert len(set(seeds)) == len(seeds)
@@ -729,7 +730,7 @@ def test_what_is_read_ahead_is_told_when_it_is_asked_for(numbered, tmp_path):
     write(path, *[record(float(i), b"no image", i) for i in range(IMAGES)])
     args = {**numbered, "path_imgrec": str(path)}
     for _ in range(5):
-        iterator = records.EpochIter(args)
+        iterator = iterators.EpochIter(args)
         with pytest.raises(DataError, match="epoch 0, batch 1: a record can't be read: record"):
             iterator.next()
     with pytest.raises(mx.base.MXNetError):
@@ -741,7 +742,7 @@ def test_parts_together_have_every_image_once(numbered, epoch):
     parts = [
         seen(
             rest_of_epoch(
-                records.EpochIter({**numbered, "num_parts": 3, "part_index": part}, epoch=epoch)
+                iterators.EpochIter({**numbered, "num_parts": 3, "part_index": part}, epoch=epoch)
             )
         )
         for part in range(3)
@@ -759,20 +760,20 @@ def test_what_a_checkpoint_says_of_its_images(tmp_path):
             mx.recordio.pack_img(mx.recordio.IRHeader(0, 0.0, 0, 0), image, img_fmt=".png")
         )
     writer.close()
-    assert records.short_side(rec, sample=3) == 20
-    assert records.short_side(rec) is None
-    assert records.class_names(rec) is None
+    assert inspect.short_side(rec, sample=3) == 20
+    assert inspect.short_side(rec) is None
+    assert classes.class_names(rec) is None
     (tmp_path / "classes.txt").write_bytes("été\nhiver\n".encode())
-    assert records.class_names(rec) == ["été", "hiver"]
+    assert classes.class_names(rec) == ["été", "hiver"]
     (tmp_path / "classes.txt").write_bytes("été".encode("latin-1"))
     with pytest.raises(DataError, match=r"classes.txt: not UTF-8"):
-        records.class_names(rec)
+        classes.class_names(rec)
 
 
 def test_epochs_leave_no_memory_behind(digits):
     """A process of its own, 20 epochs: not one batch an epoch more than after the first 5."""
     script = """
-from data.records import EpochIter
+from data.iterators import EpochIter
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 images = EpochIter({"path_imgrec": REC, "data_shape": (3, 256, 256), "batch_size": 90})

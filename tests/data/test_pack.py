@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import DataError, pack, records
-from data.formats import recordfile
+from data import DataError, iterators, pack
+from data.formats import classes, recordfile
 from data.formats.images import ImageError, check, read
+from data.packing import job, writer
 from tests.conftest import ROOT, mounted_tmpfs
 from tests.data.test_data import files_in, read_all
 
@@ -141,8 +142,8 @@ def packed(tmp_path_factory):
 def test_all_that_can_be_read_is_there_as_it_looks(packed):
     _, out, _ = packed
     names = [line.split("\t") for line in (out / "train.lst").read_text("utf-8").splitlines()]
-    assert records.class_names(out / "train.rec") == ["a class", "zoo\\n1"]
-    looks = {f"zoo\\n1/{pack.printable(name)}": look for name, (_, look) in GOOD.items()}
+    assert classes.class_names(out / "train.rec") == ["a class", "zoo\\n1"]
+    looks = {f"zoo\\n1/{classes.printable(name)}": look for name, (_, look) in GOOD.items()}
     looks["zoo\\n1/link.jpg"] = PICTURE
     for i in range(4):
         looks[f"zoo\\n1/links/{i}.jpg"] = looks[f"a class/{i}.jpg"] = PICTURE
@@ -200,7 +201,7 @@ def test_the_records_are_those_of_im2rec(tmp_path):
         subprocess.run(list(map(str, command)), check=True, capture_output=True)
         ours = tmp_path / f"ours{resize}.rec"
         items = [(i % 3, f"{i}", (tmp_path / f"{i}").read_bytes) for i in numbers]
-        assert pack.pack_files(ours, items, resize, quality, 2) == []
+        assert writer.pack_files(ours, items, resize, quality, 2) == []
         theirs = {
             header.id: (header.label, image)
             for header, image in map(mx.recordio.unpack, raw_records(tmp_path / "x.rec"))
@@ -215,9 +216,9 @@ def test_the_records_are_those_of_im2rec(tmp_path):
 def test_a_published_set_is_packed_as_everybody_has_it(tmp_path):
     """Not `strict`: im2rec takes a JPEG that is cut off."""
     items = [(0, "cut.jpg", lambda: JPEG[:900]), (1, "plain.jpg", lambda: JPEG)]
-    strict = pack.pack_files(tmp_path / "strict.rec", items, 32, 90, 1)
+    strict = writer.pack_files(tmp_path / "strict.rec", items, 32, 90, 1)
     assert strict == [["cut.jpg", "damaged: Premature end of JPEG file"]]
-    assert pack.pack_files(tmp_path / "all.rec", items, 32, 90, 1, strict=False) == []
+    assert writer.pack_files(tmp_path / "all.rec", items, 32, 90, 1, strict=False) == []
     assert len(read_all(tmp_path / "all.rec")) == 2
 
 
@@ -328,11 +329,11 @@ def test_a_list_with_its_own_labels(folder, tmp_path):
     for name in ("train", "val"):
         labels = [label for _, label, _ in read_all(tmp_path / "out" / f"{name}.rec")]
         assert sorted(labels) == [0, 0, 2]
-    assert records.class_names(tmp_path / "out" / "val.rec") == ["0", "1", "2"]
+    assert classes.class_names(tmp_path / "out" / "val.rec") == ["0", "1", "2"]
     lst.write_text("7\t1\tb/3.jpg\n1\t0\ta/1.jpg\n")
     arguments = ["--root", str(folder), "--val-fraction=0", "--resize=32"]
     assert pack.main([str(lst), str(tmp_path / "named"), *arguments]) == 0
-    assert records.class_names(tmp_path / "named" / "train.rec") == ["a", "b"]
+    assert classes.class_names(tmp_path / "named" / "train.rec") == ["a", "b"]
 
 
 @pytest.mark.parametrize("content", [b"a text\n", JPEG, b"0\ta.jpg\n"])
@@ -358,9 +359,9 @@ def test_validation_images_of_their_own(folder, tmp_path):
 )
 def test_split_has_every_image_once_and_every_class_in_its_share(labels, fraction, seed):
     items = [(label, f"{i}") for i, label in enumerate(labels)]
-    training, validation = pack.split(items, fraction, seed)
+    training, validation = job.split(items, fraction, seed)
     assert sorted(training + validation) == sorted(items)
-    assert (training, validation) == pack.split(items, fraction, seed)
+    assert (training, validation) == job.split(items, fraction, seed)
     for label in set(labels):
         count = labels.count(label)
         chosen = sum(item[0] == label for item in validation)
@@ -375,11 +376,11 @@ def test_training_images_are_shuffled_and_validation_images_are_not():
     """ImageRecordIter shuffles within some megabytes: in the order of the folders, a batch would
     have one class."""
     items = [(label, f"{label}/{i}") for label in range(4) for i in range(50)]
-    training, validation = pack.split(items, 0.2, seed=0)
+    training, validation = job.split(items, 0.2, seed=0)
     changes = sum(one[0] != other[0] for one, other in zip(training, training[1:]))
     assert changes > len(training) / 2
     assert [label for label, _ in validation] == sorted(label for label, _ in validation)
-    assert training != pack.split(items, 0.2, seed=1)[0]
+    assert training != job.split(items, 0.2, seed=1)[0]
 
 
 # Any images and labels, and any bytes in them: the magic word too, which splits a record.
@@ -404,15 +405,15 @@ def test_what_is_packed_is_what_training_reads(
     for label, seed, tail in content:
         pixels = np.random.RandomState(seed).randint(0, 256, (8, 8, 3)).astype(np.uint8)
         expected.append((label, pixels[:, :, ::-1].transpose(2, 0, 1).tobytes()))
-        image = pack.encode_png(pixels)
+        image = writer.encode_png(pixels)
         items.append((label, image + b"\0" * (-len(image) % 4) + tail * 3))
-    pack.write_records(rec, items, len(items))
+    writer.write_records(rec, items, len(items))
     args = {"path_imgrec": str(rec), "data_shape": (3, 8, 8), "batch_size": batch_size,
             "shuffle": shuffle, "num_parts": num_parts, "verbose": False}  # fmt: skip
     found = []
     for part in range(num_parts):
         try:
-            images = records.EpochIter({**args, "part_index": part})
+            images = iterators.EpochIter({**args, "part_index": part})
         except DataError as error:
             assert "no record begins in part" in str(error)
             continue
@@ -443,4 +444,4 @@ def test_an_image_is_decoded_or_refused_whatever_is_in_it():
 def test_a_class_file_that_is_no_text(tmp_path):
     (tmp_path / "classes.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match=r"classes\.txt"):
-        records.class_names(tmp_path / "x.rec")
+        classes.class_names(tmp_path / "x.rec")

@@ -11,9 +11,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from data import DataError, records, verify
-from data.formats import recordfile
-from data.pack import encode_png, write_class_names, write_records
+from data import DataError, inspect, verify
+from data.checking import records as checking
+from data.formats import classes, recordfile
+from data.formats.classes import write_class_names
+from data.packing.writer import encode_png, write_records
 from tests.conftest import ROOT
 from tests.data.test_data import MAGIC, files_in, read_all, record, write
 
@@ -58,7 +60,7 @@ def damaged_copy(rec, folder, content):
 
 def found_in(rec, capsys, num_classes=5) -> list:
     """Return the lines that name what is wrong, but for the summary."""
-    wrong, _ = verify.verify(rec, num_classes, num_thread=2)
+    wrong, _ = checking.verify(rec, num_classes, num_thread=2)
     lines = capsys.readouterr().out.splitlines()
     places = (": record ", ".idx: ", ": no records")
     lines = [line for line in lines if any(place in line for place in places)]
@@ -139,7 +141,7 @@ def test_without_checksums_it_says_what_it_cannot_see(plain, tmp_path, capsys):
             assert flip // 8 in range(4, 8)
             assert length < struct.unpack_from("<I", changed, 4)[0] <= (length + 3) // 4 * 4
     assert missed["label"] < 5 and 0 < missed["image"] < 0.7 * len(flips)
-    verify.verify(plain, None, 1)
+    checking.verify(plain, None, 1)
     said = capsys.readouterr().out
     assert "12 records have no checksum" in said and "can't be noticed" in said
 
@@ -169,7 +171,7 @@ def test_what_is_good_is_copied(good, tmp_path, capsys, bits):
     assert [found.record for found in recordfile.walk(out / "copy.rec")] == [
         original[number].record for number in kept
     ]
-    assert records.class_names(out / "copy.rec") == list("abcde")
+    assert classes.class_names(out / "copy.rec") == list("abcde")
 
 
 def test_a_split_record_is_one(tmp_path, capsys):
@@ -276,24 +278,24 @@ def test_shows_what_training_with_another_image_shape_sees(tmp_path):
 
 
 def test_without_bad_records_remembers(good, tmp_path, monkeypatch):
-    assert verify.without_bad_records(good, 2) == (str(good), [])
+    assert checking.without_bad_records(good, 2) == (str(good), [])
     content = bytearray(good.read_bytes())
     offsets = recordfile.scan(good).offsets.tolist()
     content[offsets[3] + 100] ^= 1
     rec = tmp_path / "some.rec"
     rec.write_bytes(content)
-    clean, bad = verify.without_bad_records(rec, 2)
+    clean, bad = checking.without_bad_records(rec, 2)
     assert bad == [f"record 3 at byte {offsets[3]}: its checksum is another: damaged"]
     assert len(read_all(tmp_path / "some.clean.rec")) == COUNT - 1
     assert clean == str(tmp_path / "some.clean.rec")
     with monkeypatch.context() as patch:
-        patch.setattr(verify, "checked", None)
-        assert verify.without_bad_records(rec, 2) == (clean, bad)
-        assert verify.without_bad_records(good, 2) == (str(good), [])
+        patch.setattr(checking, "checked", None)
+        assert checking.without_bad_records(rec, 2) == (clean, bad)
+        assert checking.without_bad_records(good, 2) == (str(good), [])
     # Another file under the name is another check.
     rec.write_bytes(good.read_bytes())
     os.utime(rec, ns=(0, 0))
-    assert verify.without_bad_records(rec, 2) == (str(rec), [])
+    assert checking.without_bad_records(rec, 2) == (str(rec), [])
     assert json.loads((tmp_path / "some.clean.json").read_text())["bad"] == []
 
 
@@ -311,7 +313,7 @@ def pair(good, tmp_path):
 
 
 def check_pair(training, validation):
-    records.check_pair(recordfile.scan(training), recordfile.scan(validation))
+    inspect.check_pair(recordfile.scan(training), recordfile.scan(validation))
 
 
 def test_a_pair_that_fits(pair):
@@ -361,19 +363,19 @@ def test_a_sample_tells_the_short_side_that_all_images_have(tmp_path):
 
     images = [(0, png(20, 20 + number)) for number in range(40)]
     write_records(tmp_path / "same.rec", images, 40)
-    assert records.check_sample(recordfile.scan(tmp_path / "same.rec")) == 20
+    assert inspect.check_sample(recordfile.scan(tmp_path / "same.rec")) == 20
     # Another one at the end, where the first ones don't tell.
     images[-1] = (0, png(50, 21))
     write_records(tmp_path / "other.rec", images, 40)
-    assert records.check_sample(recordfile.scan(tmp_path / "other.rec")) is None
+    assert inspect.check_sample(recordfile.scan(tmp_path / "other.rec")) is None
 
 
 def test_a_sample_that_does_not_decode_is_refused(pair):
     training, _ = pair
-    records.check_sample(recordfile.scan(training))
+    inspect.check_sample(recordfile.scan(training))
     content = bytearray(training.read_bytes())
     offset = recordfile.scan(training).offsets[7]
     content[offset + 200] ^= 1
     training.write_bytes(content)
     with pytest.raises(DataError, match=rf"record 7 at byte {offset}: .*--skip-bad-records"):
-        records.check_sample(recordfile.scan(training))
+        inspect.check_sample(recordfile.scan(training))

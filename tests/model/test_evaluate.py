@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import symbol_xception
-from data.pack import encode_png, write_class_names, write_records
+from data.formats.classes import write_class_names
+from data.packing.writer import encode_png, write_records
 from model import evaluate
 from model.checkpoint import Checkpoints, Place
 from model.network import scores

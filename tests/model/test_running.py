@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import model.network.running
-from data.records import EpochIter
+from data.iterators import EpochIter
 from model.devices import has_bfloat16
 from model.network.loading import initial_params, load_network, ndarray_params, numpy_params
 from model.network.running import RunningNetwork, bind_for_inference

@@ -336,7 +336,7 @@ def test_summary(run):
 
 def test_validation_counts_every_image_once(through, records):
     """40 images in batches of 8 and by hand, from the files alone: the same accuracy."""
-    from data.records import EpochIter
+    from data.iterators import EpochIter
 
     symbol, arg_params, aux_params = mx.model.load_checkpoint(str(through / "x"), EPOCHS)
     module = mx.mod.Module(symbol)

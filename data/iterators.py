@@ -1,102 +1,20 @@
-"""What is in a record file, and batches from it."""
+"""Batches: of records, by epoch, place and worker; and of random pixels, which need no files."""
 
 import math
 import os
+import time
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Optional
 
-import cv2
 import mxnet as mx
 import numpy as np
 
 from data import DataError
-from data.formats.images import ImageError, check, read
-from data.formats.recordfile import Records, scan, unpacked, walk
+from data.formats.images import ImageError, read
+from data.formats.recordfile import scan, unpacked, walk
 
-#: Records that `check_sample` decodes.
-_SAMPLE = 16
 # ImageRecordIter reads 32 MB at a time (as measured), and some of these ahead.
 _NEAR = 1 << 27
-
-
-def require(path, prepare: str):
-    """Raise DataError where the record file is missing, with the way to make it, if known."""
-    if "://" in str(path):
-        raise DataError(
-            f"{path}: MXNet's wheels are built without S3, HDFS and HTTP: copy the file to a disk, "
-            "or mount where it is"
-        )
-    if not Path(path).exists():
-        raise DataError(f"{path} is missing" + (f"; make it with: {prepare}" if prepare else ""))
-
-
-def check_labels(records: Records, num_classes: int):
-    """Raise DataError where a label is outside [0, num_classes): MXNet would train on it."""
-    wrong = np.flatnonzero((records.labels < 0) | (records.labels >= num_classes))
-    if len(wrong):
-        raise DataError(
-            f"{records.path}: record {wrong[0]}: label {records.labels[wrong[0]]:g} is not a whole "
-            f"number from 0 to {num_classes - 1}"
-            + (f", and so are those of {len(wrong) - 1} others" if len(wrong) > 1 else "")
-        )
-
-
-def check_sample(records: Records) -> Optional[int]:
-    """Return the short side, in pixels, of a few images over all of the file; None where they
-    differ. Raises DataError where one of them is no whole image."""
-    chosen = np.linspace(0, records.num_images - 1, _SAMPLE).astype(int)
-    sides = set()
-    for number in sorted(set(chosen.tolist())):
-        found = next(walk(records.path, number, int(records.offsets[number])))
-        try:
-            if found.problem:
-                raise ValueError(found.problem)
-            pixels = check(unpacked(found.record)[2])
-        except (ValueError, ImageError) as problem:
-            raise DataError(
-                f"{records.path}: {found.place}: {problem}: python -m data.verify "
-                "lists all that is wrong, --skip-bad-records trains without"
-            ) from None
-        sides.add(min(pixels.shape[:2]))
-    return sides.pop() if len(sides) == 1 else None
-
-
-def check_pair(training: Records, validation: Records):
-    """Raise DataError where the two files are the same, or not of the same classes."""
-    if _same_content(training.path, validation.path):
-        raise DataError(
-            f"{validation.path} is {training.path}: to validate on what was trained on shows "
-            "nothing; --data-val= for no validation"
-        )
-    known, names = class_names(training.path), class_names(validation.path)
-    if known and names and known != names:
-        raise DataError(
-            f"{validation.path}: its classes.txt is not that of {training.path}: "
-            "pack both from the same classes"
-        )
-    strangers = np.setdiff1d(validation.labels, training.labels)
-    if len(strangers):
-        raise DataError(
-            f"{validation.path} has images of {len(strangers)} classes, the first is "
-            f"{strangers[0]:g}, that {training.path} has none of: of another data set?"
-        )
-
-
-def _same_content(path, other, end=1 << 20) -> bool:
-    """True for one file under two names, and for copies (of files of equal size with the same
-    first and last megabyte)."""
-    if os.path.samefile(path, other):
-        return True
-    if os.path.getsize(path) != os.path.getsize(other):
-        return False
-    with open(path, "rb") as one, open(other, "rb") as two:
-        for start in (0, max(0, os.path.getsize(path) - end)):
-            one.seek(start)
-            two.seek(start)
-            if one.read(end) != two.read(end):
-                return False
-    return True
 
 
 class EpochIter(mx.io.DataIter):
@@ -290,38 +208,35 @@ def training_args(record_args: dict, augmentation: dict) -> dict:
     return {**record_args, "shuffle": True, **augmentation}
 
 
-#: The file beside training records that names the classes, one a line, in label order.
-CLASSES = "classes.txt"
+class SyntheticIter(mx.io.DataIter):
+    """The same batch of random pixels and labels, `batches` times an epoch.
 
+    image_shape : (3, height, width). Batches carry what those of `EpochIter` carry.
+    `times` is when each batch was asked for, in seconds: when the training step on the one before
+    had ended.
+    """
 
-def class_names(rec) -> Optional[list]:
-    """Return the class names in the file `CLASSES` beside the records, None where there is none."""
-    path = Path(rec).with_name(CLASSES)
-    return read_class_names(path) if path.exists() else None
+    def __init__(self, batch_size: int, image_shape: tuple, num_classes: int, batches: int):
+        super().__init__(batch_size)
+        self._images = mx.nd.random.uniform(0, 256, (batch_size, *image_shape)).floor()
+        self._labels = mx.nd.random.randint(0, num_classes, (batch_size,)).astype("float32")
+        self._batches = batches
+        self.times = []
+        self.epoch = -1
+        self.provide_data = [mx.io.DataDesc("data", self._images.shape)]
+        self.provide_label = [mx.io.DataDesc("softmax_label", self._labels.shape)]
+        self.reset()
 
+    def reset(self):
+        self.epoch += 1
+        self.number = 0
 
-def read_class_names(path) -> list:
-    """Return the names in a file, one a line. Raises DataError where it is not UTF-8 text."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
-    return lines if lines[-1] else lines[:-1]
-
-
-def short_side(rec, sample: int = 16) -> Optional[int]:
-    """Return the short side, in pixels, of the first `sample` images; None where they differ."""
-    sides = set()
-    reader = mx.recordio.MXRecordIO(str(rec), "r")
-    for _ in range(sample):
-        record = reader.read()
-        if record is None:
-            break
-        content = np.frombuffer(mx.recordio.unpack(record)[1], np.uint8)
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-        if pixels is not None:
-            sides.add(min(pixels.shape[:2]))
-    reader.close()
-    return sides.pop() if len(sides) == 1 else None
+    def next(self):
+        if self.number == self._batches:
+            raise StopIteration
+        self.times.append(time.perf_counter())
+        batch = mx.io.DataBatch([self._images], [self._labels], pad=0)
+        batch.epoch, batch.number = self.epoch, self.number
+        batch.seed = epoch_seed(self.epoch, self.number)
+        self.number += 1
+        return batch

@@ -1,0 +1,166 @@
+"""Every record of a file: what is wrong with it, and a copy of the file without the bad ones."""
+
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Iterator, Optional
+
+import numpy as np
+from tqdm import tqdm
+
+from data import DataError
+from data.formats.recordfile import has_checksum, problem_of, read_index, unpacked, walk, writing
+
+# Bytes that one task of a thread checks: small records in groups.
+_GROUP = 1 << 18
+
+
+def checked(
+    path, num_classes: Optional[int] = None, index: Optional[np.ndarray] = None, num_thread: int = 1
+) -> Iterator[tuple]:
+    """Yield (Found, what is wrong with it or None) for each record of a file, in order.
+
+    num_classes : labels must be below it. index : rows (number, byte offset) that must fit.
+    """
+    numbers = None if index is None else {offset: number for number, offset in index.tolist()}
+
+    def check(found):
+        if found.problem:
+            return found.problem
+        if numbers is None:
+            return problem_of(found.record, num_classes)
+        if found.offset not in numbers:
+            return "not in the index"
+        return problem_of(found.record, num_classes, numbers[found.offset])
+
+    def check_group(group):
+        return [(found, check(found)) for found in group]
+
+    with ThreadPoolExecutor(num_thread) as pool:
+        waiting = deque()
+        for group in _grouped(walk(path)):
+            waiting.append(pool.submit(check_group, group))
+            if len(waiting) > 2 * num_thread:
+                yield from waiting.popleft().result()
+        for task in waiting:
+            yield from task.result()
+
+
+def _grouped(places):
+    group, size = [], 0
+    for found in places:
+        group.append(found)
+        size += len(found.record or b"")
+        if size >= _GROUP:
+            yield group
+            group, size = [], 0
+    yield group
+
+
+def verify(path, num_classes, num_thread, repair=None, show: int = 0) -> tuple:
+    """Check a file and print what is wrong with it.
+
+    repair : folder for a copy of the good records, under the same name.
+    Return (how much is wrong, `show` good records, drawn at random, in order).
+    """
+    try:
+        index, wrong = read_index(path), 0
+    except DataError as error:
+        print(error)
+        index, wrong = None, 1
+    count = good = without_checksum = 0
+    offsets = set()
+    shown, randomness = [], random.Random(0)
+    target = repair and Path(repair, Path(path).name)
+    with _copying(target) if target else nullcontext() as copy, _bar(path) as bar:
+        for found, problem in checked(path, num_classes, index, num_thread):
+            count += 1
+            offsets.add(found.offset)
+            bar.update(found.offset - bar.n)
+            if problem:
+                wrong += 1
+                bar.write(f"{path}: {found.place}: {problem}")
+                continue
+            good += 1
+            without_checksum += not has_checksum(found.record)
+            if copy:
+                copy(found.record)
+            if len(shown) < show:
+                shown.append(found)
+            elif randomness.randrange(good) < show:
+                shown[randomness.randrange(show)] = found
+        bar.update(bar.total - bar.n)
+    for number, offset in [] if index is None else index.tolist():
+        if offset not in offsets:
+            wrong += 1
+            print(f"{Path(path).with_suffix('.idx')}: {number}: no record begins at byte {offset}")
+    if not count:
+        wrong += 1
+        print(f"{path}: no records in it")
+    print(f"{path}: {count} records, {wrong or 'nothing'} wrong")
+    if without_checksum:
+        print(
+            f"{path}: {without_checksum} records have no checksum: a label that was changed to "
+            "another class, or pixels in an image that still decodes, can't be noticed in them"
+        )
+    if target:
+        print(f"{target}: {good} records")
+    return wrong, sorted(shown, key=lambda found: found.number)
+
+
+def _bar(path):
+    return tqdm(
+        total=os.path.getsize(path), desc=Path(path).name, unit="B", unit_scale=True, disable=None
+    )
+
+
+@contextmanager
+def _copying(target: Path):
+    """Give a function that copies a record into the file `target`; it is there, whole and with its
+    index, when the context ends."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
+        part = Path(folder, target.name)
+        with writing(part, part.with_suffix(".idx")) as writer:
+            yield lambda record: writer.write_idx(unpacked(record)[1], record)
+        for ending in (".idx", ".rec"):
+            os.replace(part.with_suffix(ending), target.with_suffix(ending))
+
+
+def without_bad_records(path, num_thread: int) -> tuple:
+    """Return (a file of the good records of `path`, [what is left out]): `path` itself where all
+    are good, else NAME.clean.rec beside it. What was found is remembered in NAME.clean.json, for
+    as long as the file is the same."""
+    path = Path(path)
+    clean, notes = path.with_suffix(".clean.rec"), path.with_suffix(".clean.json")
+    status = os.stat(path)
+    same = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
+    try:
+        known = json.loads(notes.read_text())
+    except FileNotFoundError:
+        known = None
+    if not known or known["file"] != same or (known["bad"] and not clean.exists()):
+        bad = []
+        if shutil.disk_usage(path.parent).free < status.st_size:
+            raise DataError(
+                f"{path.parent}: no room for a copy of {path.name} without its bad records"
+            )
+        with _copying(clean) as copy, _bar(path) as bar:
+            for found, problem in checked(path, index=read_index(path), num_thread=num_thread):
+                bar.update(found.offset - bar.n)
+                if problem:
+                    bad.append(f"{found.place}: {problem}")
+                else:
+                    copy(found.record)
+        if not bad:
+            for ending in (".idx", ".rec"):
+                clean.with_suffix(ending).unlink()
+        known = {"file": same, "bad": bad}
+        notes.write_text(json.dumps(known, indent=1))
+    return str(clean if known["bad"] else path), known["bad"]

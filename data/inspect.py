@@ -1,0 +1,112 @@
+"""What is checked about records before a run: that they can be had, their labels, their images."""
+
+import os
+from pathlib import Path
+from typing import Optional
+
+import cv2
+import mxnet as mx
+import numpy as np
+
+from data import DataError
+from data.formats.classes import class_names
+from data.formats.images import ImageError, check
+from data.formats.recordfile import Records, unpacked, walk
+
+#: Records that `check_sample` decodes.
+_SAMPLE = 16
+
+
+def require(path, prepare: str):
+    """Raise DataError where the record file is missing, with the way to make it, if known."""
+    if "://" in str(path):
+        raise DataError(
+            f"{path}: MXNet's wheels are built without S3, HDFS and HTTP: copy the file to a disk, "
+            "or mount where it is"
+        )
+    if not Path(path).exists():
+        raise DataError(f"{path} is missing" + (f"; make it with: {prepare}" if prepare else ""))
+
+
+def check_labels(records: Records, num_classes: int):
+    """Raise DataError where a label is outside [0, num_classes): MXNet would train on it."""
+    wrong = np.flatnonzero((records.labels < 0) | (records.labels >= num_classes))
+    if len(wrong):
+        raise DataError(
+            f"{records.path}: record {wrong[0]}: label {records.labels[wrong[0]]:g} is not a whole "
+            f"number from 0 to {num_classes - 1}"
+            + (f", and so are those of {len(wrong) - 1} others" if len(wrong) > 1 else "")
+        )
+
+
+def check_sample(records: Records) -> Optional[int]:
+    """Return the short side, in pixels, of a few images over all of the file; None where they
+    differ. Raises DataError where one of them is no whole image."""
+    chosen = np.linspace(0, records.num_images - 1, _SAMPLE).astype(int)
+    sides = set()
+    for number in sorted(set(chosen.tolist())):
+        found = next(walk(records.path, number, int(records.offsets[number])))
+        try:
+            if found.problem:
+                raise ValueError(found.problem)
+            pixels = check(unpacked(found.record)[2])
+        except (ValueError, ImageError) as problem:
+            raise DataError(
+                f"{records.path}: {found.place}: {problem}: python -m data.verify "
+                "lists all that is wrong, --skip-bad-records trains without"
+            ) from None
+        sides.add(min(pixels.shape[:2]))
+    return sides.pop() if len(sides) == 1 else None
+
+
+def check_pair(training: Records, validation: Records):
+    """Raise DataError where the two files are the same, or not of the same classes."""
+    if _same_content(training.path, validation.path):
+        raise DataError(
+            f"{validation.path} is {training.path}: to validate on what was trained on shows "
+            "nothing; --data-val= for no validation"
+        )
+    known, names = class_names(training.path), class_names(validation.path)
+    if known and names and known != names:
+        raise DataError(
+            f"{validation.path}: its classes.txt is not that of {training.path}: "
+            "pack both from the same classes"
+        )
+    strangers = np.setdiff1d(validation.labels, training.labels)
+    if len(strangers):
+        raise DataError(
+            f"{validation.path} has images of {len(strangers)} classes, the first is "
+            f"{strangers[0]:g}, that {training.path} has none of: of another data set?"
+        )
+
+
+def _same_content(path, other, end=1 << 20) -> bool:
+    """True for one file under two names, and for copies (of files of equal size with the same
+    first and last megabyte)."""
+    if os.path.samefile(path, other):
+        return True
+    if os.path.getsize(path) != os.path.getsize(other):
+        return False
+    with open(path, "rb") as one, open(other, "rb") as two:
+        for start in (0, max(0, os.path.getsize(path) - end)):
+            one.seek(start)
+            two.seek(start)
+            if one.read(end) != two.read(end):
+                return False
+    return True
+
+
+def short_side(rec, sample: int = 16) -> Optional[int]:
+    """Return the short side, in pixels, of the first `sample` images; None where they differ."""
+    sides = set()
+    reader = mx.recordio.MXRecordIO(str(rec), "r")
+    for _ in range(sample):
+        record = reader.read()
+        if record is None:
+            break
+        content = np.frombuffer(mx.recordio.unpack(record)[1], np.uint8)
+        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+        if pixels is not None:
+            sides.add(min(pixels.shape[:2]))
+    reader.close()
+    return sides.pop() if len(sides) == 1 else None

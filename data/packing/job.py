@@ -1,0 +1,65 @@
+"""What goes into which record file, and what the records of a folder were made from."""
+
+import json
+import random
+
+from data import DataError
+from data.packing.sources import find_images
+from data.packing.writer import digest
+
+
+def plan(args) -> tuple:
+    """Return (class names, {"train" or "val": items}, [(name, reason)] of what is left out)."""
+    classes, items, skipped = find_images(args.images, args.root)
+    if args.val is None:
+        training, validation = split(items, args.val_fraction, args.seed)
+    else:
+        training, _ = split(items, 0, args.seed)
+        names, validation, more = find_images(args.val, args.root)
+        if args.val.is_dir():  # a list has labels of its own
+            label = {name: i for i, name in enumerate(classes)}
+            unknown = [name for name in names if name not in label]
+            if unknown:
+                raise DataError(f"{args.val}: {unknown[0]!r} is no class of {args.images}")
+            validation = [(label[names[own]], *rest) for own, *rest in validation]
+        elif len(names) > len(classes):
+            raise DataError(f"{args.val}: label {len(names) - 1} is no class of {args.images}")
+        skipped += more
+    parts = {"train": training, "val": validation}
+    return classes, {name: part for name, part in parts.items() if part}, skipped
+
+
+def split(items, fraction: float, seed: int) -> tuple:
+    """Return (training, validation) items: of each class this fraction for validation, rounded, but
+    one at least where the class has two; in the order of the classes, the training images shuffled.
+    """
+    by_class = {}
+    for item in items:
+        by_class.setdefault(item[0], []).append(item)
+    randomness = random.Random(seed)
+    training, validation = [], []
+    for label in sorted(by_class):
+        members = by_class[label]
+        randomness.shuffle(members)
+        count = max(round(fraction * len(members)), 1) if fraction else 0
+        count = min(count, len(members) - 1)
+        validation += members[:count]
+        training += members[count:]
+    # ImageRecordIter shuffles within some megabytes only.
+    randomness.shuffle(training)
+    return training, validation
+
+
+def remember_job(args, parts):
+    """Write down what the records in the folder are made from; raise DataError where those that are
+    there were made from something else."""
+    job = {name: digest(items) for name, items in parts.items()}
+    job.update(resize=args.resize, val_resize=args.val_resize, quality=args.quality)
+    path = args.out / "pack.json"
+    if path.exists() and json.loads(path.read_text()) != job:
+        raise DataError(
+            f"{args.out} has records of other images or settings: give another folder, or delete it"
+        )
+    if not path.exists() and any(args.out.glob("*.rec")):
+        raise DataError(f"{args.out} has records that data.pack did not make: give another folder")
+    path.write_text(json.dumps(job, indent=1))
