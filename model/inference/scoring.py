@@ -4,7 +4,8 @@ import math
 
 import mxnet as mx
 
-from data import records
+from data import inspect, iterators
+from data.formats.classes import class_names
 from data.formats.recordfile import scan
 from model import ModelError, devices
 from model.network.loading import load_network
@@ -28,18 +29,20 @@ def prepare(args) -> tuple:
     shape = args.image_shape or network.image_shape
     if not shape:
         raise ModelError(f"{args.prefix}: does not say what it was trained on: give --image-shape")
-    records.require(args.data_val, None)
+    inspect.require(args.data_val, None)
     scanned = scan(args.data_val)
     _, ((_, num_classes),), _ = network.symbol.infer_shape(data=(1, *shape))
-    records.check_labels(scanned, num_classes)
+    inspect.check_labels(scanned, num_classes)
 
     devices_used = contexts(args)
-    batch_size = records.fitting_batch_size(args.batch_size, scanned.num_images, len(devices_used))
+    batch_size = iterators.fitting_batch_size(
+        args.batch_size, scanned.num_images, len(devices_used)
+    )
     module = bind_for_inference(
         network.symbol, network.arg_params, network.aux_params, (batch_size, *shape), devices_used,
         args.dtype,
     )  # fmt: skip
-    record_args = records.record_args(
+    record_args = iterators.record_args(
         args.data_val, shape, batch_size, network.mean, network.std, args.data_nthreads
     )
     scales = args.scales
@@ -56,8 +59,8 @@ def prepare(args) -> tuple:
             f"--scales: {small[0]} is less than the network's input, {shape[1]}x{shape[2]}"
         )
     views = [{"resize": s, "data_shape": (3, s, s)} for s in scales or ()]
-    streams = [records.EpochIter({**record_args, **view}) for view in views or [{}]]
-    names = network.classes or records.class_names(args.data_val)
+    streams = [iterators.EpochIter({**record_args, **view}) for view in views or [{}]]
+    names = network.classes or class_names(args.data_val)
     if not names or len(names) != num_classes:
         names = list(map(str, range(num_classes)))
     batches = predictions(module, streams, shape[1:], args.ten_crop)
