@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from typing import Dict, List, Sequence, Tuple
 
 import mxnet as mx
 
@@ -16,19 +17,19 @@ _BLOCK = re.compile(r"((?:Entry|Exit)_flow_b\d+|Middle_flow_block_\d+)_")
 class Block:
     """A part of a network.
 
-    shape : of what it gives for one image, without the batch. params : numbers that are trained.
-    statistics : BatchNorm's moving ones. macs : multiply-adds of the convolutions or the
-    classifier, for one image, forward.
+    shape : of its output for one image, without the batch.
+    params : number of trained parameters. statistics : number of BatchNorm's moving statistics.
+    macs : multiply-adds of the convolutions or the classifier, for one image, forward.
     """
 
     name: str
-    shape: tuple
+    shape: Tuple[int, ...]
     params: int
     statistics: int
     macs: int
 
 
-def blocks(symbol: mx.sym.Symbol, image_shape: tuple) -> list:
+def blocks(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> List[Block]:
     """Return the `Block`s of a network as it is saved, in order, the classifier last.
 
     image_shape : (3, height, width).
@@ -38,7 +39,7 @@ def blocks(symbol: mx.sym.Symbol, image_shape: tuple) -> list:
     shapes = dict(zip(internals.list_outputs(), of_outputs))
     statistics = set(symbol.list_auxiliary_states())
     variables = set(symbol.list_inputs())
-    found = {}
+    found: Dict[str, dict] = {}
     for name, shape in shapes.items():
         match = _BLOCK.match(name)
         if name == "data" or name.endswith("_label"):
@@ -52,9 +53,9 @@ def blocks(symbol: mx.sym.Symbol, image_shape: tuple) -> list:
     return [Block(name=name, **counts) for name, counts in found.items()]
 
 
-def _macs(name, shapes) -> int:
-    """Multiply-adds that the weight `name` takes part in: for each output, one for each of the
-    numbers that it has for this output's channel. 0 for what is no weight."""
+def _macs(name: str, shapes: Dict[str, tuple]) -> int:
+    """Multiply-adds of the weight `name`: each output takes one for each number of the weight that
+    belongs to the output's channel. 0 if it is not a weight."""
     output = name[: -len("weight")] + "output"
     if not name.endswith("_weight") or output not in shapes:
         return 0
@@ -64,13 +65,13 @@ def _macs(name, shapes) -> int:
 def training_flops(symbol: mx.sym.Symbol, size: int) -> float:
     """Return the FLOPs of a training step on one image of `size` x `size`.
 
-    2 for each multiply-add, and 3 times the forward pass: the gradients of inputs and of weights
-    take as many each (Chollet 2017 counts alike).
+    2 for each multiply-add, and 3 times the forward pass: the gradients of the inputs and of the
+    weights take as many each (Chollet 2017 counts alike).
     """
     return 3 * 2 * sum(block.macs for block in blocks(symbol, (3, size, size)))
 
 
-def table(symbol: mx.sym.Symbol, image_shape: tuple) -> str:
+def table(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> str:
     """Return `blocks` as a table, with their sums."""
     rows = [("block", "output", "parameters", "multiply-adds")]
     found = blocks(symbol, image_shape)

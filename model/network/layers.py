@@ -4,6 +4,9 @@ import ast
 import json
 import re
 from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+
+import mxnet as mx
 
 from model import ModelError
 
@@ -32,7 +35,7 @@ class Layer:
 
     @property
     def pointwise(self) -> str:
-        """The name of the convolution in front of the BatchNorm."""
+        """The name of the convolution before the BatchNorm."""
         return f"{self.name}_pointwise_kernel_conv2d" if self.separable else f"{self.name}_conv2d"
 
 
@@ -42,54 +45,43 @@ _UNNAMED = re.compile(r"(conv2d|convolution2d|batch_normalization|batchnormaliza
 _UNNAMED_NOW = {"convolution2d": "conv2d", "batchnormalization": "batch_normalization"}
 
 
-def layers(filter_list) -> list:
+def layers(filter_list: Sequence[int]) -> List[Layer]:
     """Return every `Layer`, in the order in which Keras lists them: shortcuts after the block."""
     f0, f1, f2, f3, f4, f5, f6 = filter_list
-    found = []
-
-    def conv(name, keras_name, kernel, in_channels, num_filter, keras_norm=None):
-        keras_norm = keras_norm or f"{keras_name}_bn"
-        found.append(Layer(name, keras_name, keras_norm, False, kernel, in_channels, num_filter))
-
-    def separables(name, keras_block, in_channels, num_filters):
-        for i, num_filter in enumerate(num_filters, start=1):
+    # Name here and in Keras, channels, filters, and Keras' number of the shortcut, if it has one.
+    blocks: List[Tuple[str, str, int, Tuple[int, ...], Optional[int]]] = [
+        ("Entry_flow_b2", "block2", f0, (f1, f1), 0),
+        ("Entry_flow_b3", "block3", f1, (f2, f2), 1),
+        ("Entry_flow_b4", "block4", f2, (f3, f3), 2),
+        *((f"Middle_flow_block_{i}", f"block{i + 5}", f3, (f3, f3, f3), None) for i in range(8)),
+        ("Exit_flow_b5", "block13", f3, (f3, f4), 3),
+        ("Exit_flow_b6", "block14", f4, (f5, f6), None),
+    ]
+    found = [
+        Layer("Entry_flow_b1_conv1", "block1_conv1", "block1_conv1_bn", False, 3, 3, f0 // 2),
+        Layer("Entry_flow_b1_conv2", "block1_conv2", "block1_conv2_bn", False, 3, f0 // 2, f0),
+    ]
+    for name, keras_block, in_channels, num_filters, shortcut in blocks:
+        channels = (in_channels, *num_filters)
+        for i, (before, after) in enumerate(zip(channels, num_filters), start=1):
             keras_name = f"{keras_block}_sepconv{i}"
             found.append(
-                Layer(
-                    f"{name}_sepconv{i}", keras_name, f"{keras_name}_bn", True, 3, in_channels,
-                    num_filter,
-                )
-            )  # fmt: skip
-            in_channels = num_filter
-
-    def downsampling(name, keras_block, in_channels, num_filters, shortcut):
-        separables(name, keras_block, in_channels, num_filters)
-        # Keras numbers its unnamed layers.
-        number = f"_{shortcut}" if shortcut else ""
-        conv(
-            f"{name}_conv1", f"conv2d{number}", 1, in_channels, num_filters[-1],
-            f"batch_normalization{number}",
-        )  # fmt: skip
-
-    conv("Entry_flow_b1_conv1", "block1_conv1", 3, 3, f0 // 2)
-    conv("Entry_flow_b1_conv2", "block1_conv2", 3, f0 // 2, f0)
-    downsampling("Entry_flow_b2", "block2", f0, (f1, f1), 0)
-    downsampling("Entry_flow_b3", "block3", f1, (f2, f2), 1)
-    downsampling("Entry_flow_b4", "block4", f2, (f3, f3), 2)
-    for i in range(8):
-        separables(f"Middle_flow_block_{i}", f"block{i + 5}", f3, (f3, f3, f3))
-    downsampling("Exit_flow_b5", "block13", f3, (f3, f4), 3)
-    separables("Exit_flow_b6", "block14", f4, (f5, f6))
+                Layer(f"{name}_sepconv{i}", keras_name, f"{keras_name}_bn", True, 3, before, after)
+            )
+        if shortcut is not None:
+            number = f"_{shortcut}" if shortcut else ""
+            names = f"{name}_conv1", f"conv2d{number}", f"batch_normalization{number}"
+            found.append(Layer(*names, False, 1, in_channels, num_filters[-1]))
     return found
 
 
-def shortcut_names(names) -> dict:
-    """Return {name: what `layers` has for it} of the shortcuts' layers among Keras' layer `names`.
+def shortcut_names(names: Iterable[str]) -> Dict[str, str]:
+    """Return the shortcuts' layers among Keras' layer `names`: {name: its name in `layers`}.
 
-    These have no name of their own: Keras numbers them, from wherever it stands, and Keras 1 had
-    another word for them.
+    These have no names of their own. Keras numbers them, starting anywhere, and Keras 1 called
+    them otherwise.
     """
-    numbered = {}
+    numbered: Dict[str, List[Tuple[int, str]]] = {}
     for name in names:
         if match := _UNNAMED.fullmatch(name):
             kind = _UNNAMED_NOW.get(match[1], match[1])
@@ -101,9 +93,10 @@ def shortcut_names(names) -> dict:
     }
 
 
-def architecture(symbol) -> dict:
-    """Return what `get_xception_symbol` made `symbol` (mx.sym.Symbol) with: filter_list, padding,
-    bn_eps, and num_classes, None without a classifier. Raises ModelError where it did not."""
+def architecture(symbol: mx.sym.Symbol) -> Dict[str, Any]:
+    """Return the arguments of `get_xception_symbol` that made `symbol`: filter_list, padding,
+    bn_eps, and num_classes, None without a classifier. Raises ModelError if it is another network.
+    """
     nodes = {n["name"]: n.get("attrs", {}) for n in json.loads(symbol.tojson())["nodes"]}
     try:
         filter_list = tuple(

@@ -5,52 +5,16 @@ from pathlib import Path
 from typing import Optional
 
 import mxnet as mx
-import numpy as np
 
 from model import ModelError, mxnet_reason
 from model.checkpoint import Checkpoints, Place, ndarray_file
-
-
-def parameter_shapes(symbol: mx.sym.Symbol) -> dict:
-    """Return the shape of every entry (``arg:NAME``, ``aux:NAME``) of the symbol's .params file."""
-    # The parameters' shapes do not depend on the image's; any one will do.
-    args, _, auxs = symbol.infer_shape(data=(1, 3, 64, 64))
-    shapes = {
-        f"arg:{name}": shape
-        for name, shape in zip(symbol.list_arguments(), args)
-        if name not in ("data", "softmax_label")
-    }
-    shapes.update({f"aux:{name}": s for name, s in zip(symbol.list_auxiliary_states(), auxs)})
-    return shapes
-
-
-def check_params(params: dict, symbol: mx.sym.Symbol, name):
-    """Raise ModelError, naming the first difference, where `params` don't fit `symbol`.
-
-    params : entry -> array. name : of the file, for the message.
-    """
-    expected = parameter_shapes(symbol)
-    for entry, shape in expected.items():
-        if entry not in params:
-            raise ModelError(f"{name}: {entry} is missing: of another network?")
-        if params[entry].shape != shape:
-            raise ModelError(
-                f"{name}: {entry} has the shape {params[entry].shape}, this network's is {shape}"
-            )
-    for entry in params:
-        if entry not in expected:
-            raise ModelError(f"{name}: {entry} is not in this network")
-
-
-def initial_params(symbol: mx.sym.Symbol, initializer: mx.init.Initializer) -> tuple:
-    """Return (arg_params, aux_params) as `initializer` makes them, drawn as mx.mod.Module does."""
-    attributes = symbol.attr_dict()
-    params = {"arg": {}, "aux": {}}
-    for entry, shape in sorted(parameter_shapes(symbol).items()):
-        kind, name = entry.split(":")
-        params[kind][name] = mx.nd.zeros(shape)
-        initializer(mx.init.InitDesc(name, attributes.get(name)), params[kind][name])
-    return params["arg"], params["aux"]
+from model.network.params import (  # noqa: F401
+    check_params,
+    initial_params,
+    ndarray_params,
+    numpy_params,
+    parameter_shapes,
+)
 
 
 @dataclass(frozen=True)
@@ -122,21 +86,3 @@ def _read_plain(prefix, params_file) -> tuple:
         return content[0].decode(errors="replace"), ndarray_file.parse(content[1]), {}
     except ndarray_file.FormatError as error:
         raise ModelError(f"{params_file}: {error}") from None
-
-
-def numpy_params(arg_params: dict, aux_params: dict) -> dict:
-    """Return the entries of a .params file, ``arg:NAME`` and ``aux:NAME``, as numpy arrays."""
-    arrays = {f"arg:{name}": array.asnumpy() for name, array in sorted(arg_params.items())}
-    arrays.update({f"aux:{name}": array.asnumpy() for name, array in sorted(aux_params.items())})
-    return arrays
-
-
-def ndarray_params(arrays: dict) -> tuple:
-    """Return (arg_params, aux_params) of a .params file's entries."""
-    split = {"arg": {}, "aux": {}}
-    for key, array in arrays.items():
-        kind, _, name = key.partition(":")
-        if kind not in split:
-            raise ModelError(f"entry {key!r} is neither arg: nor aux:")
-        split[kind][name] = mx.nd.array(array, dtype=np.dtype(array.dtype))
-    return split["arg"], split["aux"]

@@ -8,10 +8,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-import model.network.running
 from data.iterators import EpochIter
 from model.devices import has_bfloat16
-from model.network.loading import initial_params, load_network, ndarray_params, numpy_params
+from model.network import rewriting
+from model.network.loading import load_network
+from model.network.params import initial_params, ndarray_params, numpy_params
 from model.network.running import RunningNetwork, bind_for_inference
 from model.training.module import ResumableModule
 from symbol_xception import get_xception_symbol
@@ -95,7 +96,7 @@ def in_float64(symbol, params, updates):
 def test_padding_is_exact_and_stays_zero(monkeypatch):
     """Outputs, gradients, and parameters and momentum after updates with weight decay."""
     # There is no fused BatchNorm in float64.
-    monkeypatch.setattr(model.network.running, "_fuse_relu", lambda graph: None)
+    monkeypatch.setattr(rewriting, "fuse_relu", lambda graph: None)
     saved = odd_network()
     network = RunningNetwork(saved)
     params = odd_params(saved)
@@ -198,7 +199,7 @@ def test_types_of_half_precision(half, device_type):
     network = RunningNetwork(odd_network(), device_type, half)
     internals = network.symbol.get_internals()
     args, outputs, auxs = internals.infer_type(data="float32")
-    code = model.network.running._numpy_type(half)
+    code = np.dtype([("bfloat16", np.uint16)]) if half == "bfloat16" else np.float16
     assert {str(np.dtype(t)) for t in args + auxs} == {"float32"}
     types = {name: np.dtype(t) for name, t in zip(internals.list_outputs(), outputs)}
     assert types["Entry_flow_b1_conv1_conv2d_output"] == "float32"
@@ -230,7 +231,7 @@ def test_bfloat16_stays_close_to_float32():
 
 def test_the_loss_scale_changes_no_update(monkeypatch):
     """A power of two: the same bits. Run in float32, which a CPU has."""
-    monkeypatch.setattr(model.network.running, "_in_half_precision", lambda graph, *_, **__: graph)
+    monkeypatch.setattr(rewriting, "use_half_precision", lambda *_, **__: None)
     saved = odd_network()
     params = odd_params(saved)
     scaled, plain = (bound(saved, params, dtype=dtype) for dtype in ("float16", "float32"))
