@@ -1,0 +1,86 @@
+"""--pretrained, --freeze and --head-lr-mult."""
+
+import json
+import shutil
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from model.network.layers import architecture
+from tests.conftest import save_network
+from tests.script.conftest import digest, entries
+
+
+def test_pretrained_weights_are_where_it_starts(run, records, through, tmp_path):
+    """With a learning rate that changes nothing, these weights come out; with --head-lr-mult,
+    another classifier."""
+    pretrained = f"--pretrained={through / 'x'},2"
+    tiny = [*records.arguments, pretrained, "--num-epochs=1", "--lr=1e-30", "--wd=0"]
+    before = entries(through, "x", 2)
+    for name, more, same_head, says in (
+        ("same", [], True, "with its classifier of 10 classes"),
+        ("head", ["--head-lr-mult=1e28"], False, "with its classifier of 10 classes"),
+        ("new", ["--num-classes=12"], False, "with a new classifier of 12 classes: it has one of"),
+    ):
+        process = run(*tiny, *more, f"--model-prefix={name}", f"--log-file={name}.log")
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.count("starts from") == 1 and says in process.stdout
+        after = entries(tmp_path, name, 1)
+        for entry, array in before.items():
+            if "fc1" in entry:
+                assert (after[entry].shape == array.shape) == (name != "new")
+                assert np.array_equal(after[entry], array) == same_head, entry
+            elif entry.startswith("arg:"):
+                assert np.array_equal(after[entry], array), entry
+
+
+@pytest.mark.parametrize("freeze", ["entry", "all-but-head"])
+def test_frozen_layers_stay_and_resume_is_exact(run, records, through, tmp_path, freeze):
+    fine_tuning = [*records.arguments, f"--freeze={freeze}", "--head-lr-mult=3", "--num-epochs=2"]
+    pretrained = f"--pretrained={through / 'x'},2"
+    process = run(*fine_tuning, pretrained, "--model-prefix=a", "--log-file=a.log")
+    assert process.returncode == 0, process.stderr
+    before, after = entries(through, "x", 2), entries(tmp_path, "a", 2)
+    for entry, array in before.items():
+        frozen = "fc1" not in entry and (freeze == "all-but-head" or "Entry_flow" in entry)
+        assert np.array_equal(after[entry], array) == frozen, entry
+    # Nothing in the saved network tells that it was trained with a part of it frozen.
+    assert (tmp_path / "a-symbol.json").read_bytes() == (through / "x-symbol.json").read_bytes()
+
+    # Stopped within the second epoch, and gone on with, without --pretrained.
+    for ending in ("symbol.json", "0001.params", "0001.states", "0001.json"):
+        shutil.copy(tmp_path / f"a-{ending}", tmp_path / f"b-{ending}")
+    process = run(*fine_tuning, "--model-prefix=b", "--log-file=b.log", "--retrain")
+    assert process.returncode == 0, process.stderr
+    assert "changed since" not in process.stdout
+    assert digest(tmp_path, "b", 2) == digest(tmp_path, "a", 2)
+
+
+def test_momentum_begins_anew_where_the_frozen_part_changes(run, records, through, tmp_path):
+    arguments = [*records.arguments, "--model-prefix=x", "--num-epochs=2"]
+    pretrained = f"--pretrained={through / 'x'},2"
+    assert run(*arguments[:-1], "--num-epochs=1", pretrained, "--freeze=entry").returncode == 0
+    process = run(*arguments, "--retrain")
+    assert process.returncode == 0, process.stderr
+    assert "changed since that checkpoint: freeze entry -> none" in process.stdout
+
+
+def test_fine_tuning_keeps_the_network_and_its_pixels(run, records, tmp_path):
+    """Keras' padding and epsilon, filters of nobody's, and [-1, 1]: as the checkpoint says."""
+    filters = (4, 4, 6, 6, 8, 8, 10)
+    settings = {"rgb_mean": [127.5] * 3, "rgb_std": [127.5] * 3, "image_shape": [3, 32, 32]}
+    save_network(tmp_path / "k", filters, settings, padding="keras", bn_eps=1e-3)
+    process = run(*records.arguments, "--pretrained=k,0", "--model-prefix=x", "--num-epochs=1")
+    assert process.returncode == 0, process.stderr
+    saved = json.loads((tmp_path / "x-0001.json").read_text())["run"]["settings"]
+    assert (saved["padding"], saved["bn_eps"]) == ("keras", 1e-3)
+    assert (saved["filters"], saved["rgb_std"]) == (list(filters), [127.5] * 3)
+    assert architecture(mx.sym.load(str(tmp_path / "x-symbol.json")))["padding"] == "keras"
+
+    process = run(*records.arguments, "--pretrained=k,0", "--filters=original", "--model-prefix=y")
+    assert process.returncode == 2 and process.stderr.count("\n") == 1
+    assert "k,0: arg:Entry_flow_b1_conv1_conv2d_weight has the shape (2, 3, 3, 3)" in process.stderr
+    # Converted weights say nothing of a learning rate.
+    process = run(*records.arguments, "--retrain", "--model-prefix=k")
+    assert process.returncode == 2 and "give --lr" in process.stderr
