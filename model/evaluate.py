@@ -11,16 +11,15 @@ Simonyan and Zisserman 2015, section 3.2).
 import argparse
 import sys
 from pathlib import Path
+from typing import Optional, Sequence
 
-from data import DataError
 from data.arguments import image_shape
-from log.command import OneLineParser, numbers, whole
-from model import ModelError
+from log.command import OneLineParser, command, numbers, whole
 from model.arguments import gpu_ids
 from model.devices import import_mxnet
 
 
-def parse_arguments(argv) -> argparse.Namespace:
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m model.evaluate",
         description="Score the network of a checkpoint on labelled images, each counted once.",
@@ -85,37 +84,25 @@ def parse_arguments(argv) -> argparse.Namespace:
     return args
 
 
-def main(argv=None) -> int:
-    from tqdm import tqdm
-
-    args = parse_arguments(argv)
-    code = 2
-    try:
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    with command("model.evaluate", writes_files=True) as outcome:
+        args = parse_arguments(argv)
         import_mxnet()
-        from model.inference.scoring import prepare
+        from model.inference import reports, scoring
 
-        batches, total, scores, names = prepare(args)
-        code = 1
-        from model.inference.reports import print_table, write_report
-        from model.network.scores import count_batch
-
-        for batch, probabilities in tqdm(batches, total=total, unit="batch", disable=None):
-            count_batch(scores, batch, probabilities)
+        ready = scoring.prepare(args)
+        outcome.begun()
+        scores = ready.run()
+        names = ready.names
         print(f"{args.prefix}, epoch {args.epoch}: {scores.count} images of {args.data_val}")
         for name, value in scores.values():
             print(f"{name} {value:.6f}")
         if args.per_class:
-            print_table(scores, names)
+            reports.print_table(scores, names)
         if args.report:
-            for path in write_report(scores, names, args.report):
+            for path in reports.write_report(scores, names, args.report):
                 print(path)
-    except (DataError, ModelError) as error:
-        print(f"model.evaluate: error: {error}", file=sys.stderr)
-        return code
-    except OSError as error:
-        print(f"model.evaluate: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return code
-    return 0
+    return outcome.code
 
 
 if __name__ == "__main__":

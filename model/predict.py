@@ -10,15 +10,21 @@ Images are prepared as those of the network's validation were. Exit code 0: all 
 import argparse
 import csv
 import json
-import os
 import shutil
 import sys
+from typing import Iterable, Optional, Sequence, Tuple
 
-from log.command import OneLineParser, whole
-from model import ModelError, mxnet_reason
+from log import UserError
+from log.command import OneLineParser, command, print_error, whole
+from model.devices import import_mxnet
+
+_PROG = "model.predict"
+
+#: An image's path and its classes, the most probable first: number, name, probability.
+Result = Tuple[str, Sequence[Tuple[int, str, float]]]
 
 
-def parse_arguments(argv) -> argparse.Namespace:
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m model.predict",
         description="Classify images with the checkpoint PREFIX-EPOCH.",
@@ -63,17 +69,27 @@ def parse_arguments(argv) -> argparse.Namespace:
 # Output
 
 
-def print_bars(results):
+def print_bars(results: Iterable[Result]) -> None:
     columns = min(shutil.get_terminal_size().columns, 100)
+    block = _printable("█", "#")
     for path, ranked in results:
         print(path)
         width = min(max(len(name) for _, name, _ in ranked), columns // 2)
         for _, name, probability in ranked:
-            bar = "█" * round(probability * (columns - width - 12))
+            bar = block * round(probability * (columns - width - 12))
             print(f"  {name:{width}.{width}}  {probability:.4f}  {bar}".rstrip())
 
 
-def print_json(results):
+def _printable(text: str, otherwise: str) -> str:
+    """Return `text` if standard output can print it."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeError:
+        return otherwise
+    return text
+
+
+def print_json(results: Iterable[Result]) -> None:
     separator = "["
     for path, ranked in results:
         classes = [{"class": i, "name": name, "probability": p} for i, name, p in ranked]
@@ -82,7 +98,7 @@ def print_json(results):
     print("[]" if separator == "[" else "\n]")
 
 
-def print_csv(results):
+def print_csv(results: Iterable[Result]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(("image", "rank", "class", "name", "probability"))
     for path, ranked in results:
@@ -90,30 +106,22 @@ def print_csv(results):
             writer.writerow((path, rank, i, name, f"{probability:.6g}"))
 
 
-def main(argv=None) -> int:
-    args = parse_arguments(argv)
-    from model.devices import import_mxnet
-
-    code, unreadable = 2, []
-    try:
-        mx = import_mxnet()
-        from model.inference.classify import load, predictions
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    with command(_PROG) as outcome:
+        args = parse_arguments(argv)
+        import_mxnet()
+        from model.inference.classify import classify, load
 
         network = load(args)
-        code = 1
-        sys.stdout.reconfigure(errors="replace")
+        outcome.begun()
+
+        def unreadable(error: UserError) -> None:
+            print_error(_PROG, str(error))
+            outcome.code = 1
+
         show = print_json if args.json else print_csv if args.csv else print_bars
-        try:
-            show(predictions(network, args, unreadable))
-        except mx.base.MXNetError as error:
-            raise ModelError(f"MXNet: {mxnet_reason(error)}") from None
-    except ModelError as error:
-        print(f"model.predict: error: {error}", file=sys.stderr)
-        return code
-    except BrokenPipeError:  # as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 1 if unreadable else 0
+        show(classify(network, args, unreadable))
+    return outcome.code
 
 
 if __name__ == "__main__":

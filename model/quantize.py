@@ -10,13 +10,13 @@ oneDNN; it can't be trained.
 
 import argparse
 import sys
+from typing import Optional, Sequence
 
-from data import DataError
-from log.command import OneLineParser, whole
-from model import ModelError, mxnet_reason
+from log.command import OneLineParser, command, whole
+from model.devices import import_mxnet
 
 
-def parse_arguments(argv) -> argparse.Namespace:
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m model.quantize",
         description=__doc__.split("\n")[0],
@@ -34,47 +34,16 @@ def parse_arguments(argv) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv=None) -> int:
-    args = parse_arguments(argv)
-    code = 2
-    try:
-        from model.devices import import_mxnet
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    with command("model.quantize", writes_files=True) as outcome:
+        args = parse_arguments(argv)
+        import_mxnet()
+        from model.inference import int8
 
-        mx = import_mxnet()
-        from data.inspect import require
-        from data.iterators import record_args
-        from model.checkpoint import Checkpoints, Place
-        from model.inference.int8 import quantize
-        from model.network.loading import load_network, numpy_params
-
-        require(args.calibrate, None)
-        network = load_network(args.prefix, args.epoch)
-        if network.image_shape is None:
-            raise ModelError(f"{args.prefix}: its checkpoint does not say how large its images are")
-        checkpoints, place = Checkpoints(args.out), Place(args.epoch)
-        if checkpoints.places():
-            raise ModelError(f"{args.out} has checkpoints already: choose another prefix")
-        code = 1
-        batch_size = min(args.images, 32)
-        try:
-            images = mx.io.ImageRecordIter(
-                **record_args(
-                    args.calibrate, network.image_shape, batch_size, network.mean, network.std, 4
-                )
-            )
-            int8 = quantize(network, mx.io.ResizeIter(images, args.images // batch_size))
-        except mx.base.MXNetError as error:
-            raise ModelError(f"{args.calibrate}: {mxnet_reason(error)}") from None
-        except StopIteration:
-            raise ModelError(f"{args.calibrate}: no record of an image in it") from None
-        checkpoints.lock()
-        run = {**network.run, "quantized_from": f"{args.prefix}, {place}", "validation": None}
-        checkpoints.save(place, int8[0].tojson(), numpy_params(*int8[1:]), {}, run)
-    except (DataError, ModelError) as error:
-        print(f"python -m model.quantize: error: {error}", file=sys.stderr)
-        return code
-    print(checkpoints.params_file(place))
-    return 0
+        network, checkpoints = int8.prepare(args)
+        outcome.begun()
+        print(int8.write(args, network, checkpoints))
+    return outcome.code
 
 
 if __name__ == "__main__":

@@ -1,19 +1,25 @@
-"""A network's classes of images: the work of model.predict."""
+"""The classes that a network sees in image files: the work of model.predict."""
 
+import argparse
 import itertools
-import sys
+from typing import Callable, Iterator, List, Tuple
 
 import mxnet as mx
 import numpy as np
 
 from model import ModelError, devices
+from model.inference import mxnet_errors
 from model.inference.images import Unreadable, image_paths, prepare_image, read_image
-from model.network.loading import load_network
+from model.network.loading import Network, load_network
 from model.network.running import bind_for_inference
 
+#: A class: its number, its name, its probability.
+Ranked = Tuple[int, str, float]
 
-def load(args):
-    """Return the checkpoint's network. Raises ModelError where it can't classify images here."""
+
+def load(args: argparse.Namespace) -> Network:
+    """Return the checkpoint's network. args : those of model.predict. Raises ModelError where it
+    can't classify images here."""
     if args.gpu is not None:
         devices.check_gpus([args.gpu], devices.gpus())
     devices.check_bfloat16(args.dtype)
@@ -25,26 +31,30 @@ def load(args):
     return network
 
 
-def predictions(network, args, unreadable: list):
-    """Yield (path, [(class number, class name, probability)]), the likeliest first, of each image;
-    add to `unreadable`, and name on standard error, those that can't be read."""
-    module = bind_for_inference(
-        network.symbol,
-        network.arg_params,
-        network.aux_params,
-        (args.batch_size, *network.image_shape),
-        [mx.cpu() if args.gpu is None else mx.gpu(args.gpu)],
-        args.dtype,
-    )
+def classify(
+    network: Network, args: argparse.Namespace, unreadable: Callable[[Unreadable], None]
+) -> Iterator[Tuple[str, List[Ranked]]]:
+    """Yield each image's path and its `args.top` most probable classes, the first one first.
+
+    unreadable : is called for an image that can't be read, which is left out. Raises ModelError.
+    """
+    with mxnet_errors(args.prefix):
+        module = bind_for_inference(
+            network.symbol,
+            network.arg_params,
+            network.aux_params,
+            (args.batch_size, *network.image_shape),
+            [mx.cpu() if args.gpu is None else mx.gpu(args.gpu)],
+            args.dtype,
+        )
     short_side = args.short_side or network.short_side
 
-    def readable():
+    def readable() -> Iterator[Tuple[str, np.ndarray]]:
         for path in image_paths(args.images):
             try:
                 pixels = read_image(path)
             except Unreadable as error:
-                unreadable.append(path)
-                print(f"model.predict: error: {error}", file=sys.stderr)
+                unreadable(error)
                 continue
             yield (
                 path,
@@ -55,8 +65,9 @@ def predictions(network, args, unreadable: list):
     while batch := list(itertools.islice(images, args.batch_size)):
         data = np.zeros((args.batch_size, *network.image_shape), np.float32)
         data[: len(batch)] = [image for _, image in batch]
-        module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
-        probabilities = module.get_outputs()[0].asnumpy()
+        with mxnet_errors("MXNet"):
+            module.forward(mx.io.DataBatch([mx.nd.array(data)]), is_train=False)
+            probabilities = module.get_outputs()[0].asnumpy()
         for (path, _), row in zip(batch, probabilities):
             best = np.argsort(-row, kind="stable")[: args.top].tolist()
             names = network.classes or list(map(str, range(len(row))))

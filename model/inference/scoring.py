@@ -1,26 +1,51 @@
 """A network scored on records: the work of model.evaluate."""
 
+import argparse
 import math
+from dataclasses import dataclass
+from typing import Iterator, List, Tuple
 
 import mxnet as mx
+import numpy as np
+from tqdm import tqdm
 
 from data import inspect, iterators
 from data.formats.classes import class_names
 from data.formats.recordfile import scan
 from model import ModelError, devices
-from model.network.loading import load_network
+from model.inference import mxnet_errors
+from model.network.loading import Network, load_network
 from model.network.running import bind_for_inference
-from model.network.scores import Scores, predictions
+from model.network.scores import Scores, count_batch, predictions
 
 
-def contexts(args) -> list:
-    return [mx.gpu(i) for i in args.gpus] or [mx.cpu(i) for i in range(args.cpus)]
+@dataclass(frozen=True)
+class Scoring:
+    """A network and images, checked and ready.
+
+    batches : (batch, probabilities), `num_batches` of them. names : of the classes, by label.
+    """
+
+    batches: Iterator[Tuple[mx.io.DataBatch, np.ndarray]]
+    num_batches: int
+    names: List[str]
+    records: str
+
+    def run(self) -> Scores:
+        """Return the scores; each image counts once. Raises ModelError."""
+        scores = Scores(len(self.names))
+        with mxnet_errors(self.records):
+            for batch, probabilities in tqdm(
+                self.batches, total=self.num_batches, unit="batch", disable=None
+            ):
+                count_batch(scores, batch, probabilities)
+        return scores
 
 
-def prepare(args) -> tuple:
-    """Check what can be checked before the first batch.
+def prepare(args: argparse.Namespace) -> Scoring:
+    """Check what can be checked before the first batch. args : those of model.evaluate.
 
-    Return (batches with their probabilities, how many, scores to count them in, class names).
+    Raises ModelError or DataError where the network, the devices or the records can't be used.
     """
     devices.check_bfloat16(args.dtype)
     if args.gpus:
@@ -31,21 +56,39 @@ def prepare(args) -> tuple:
         raise ModelError(f"{args.prefix}: does not say what it was trained on: give --image-shape")
     inspect.require(args.data_val, None)
     scanned = scan(args.data_val)
-    _, ((_, num_classes),), _ = network.symbol.infer_shape(data=(1, *shape))
+    with mxnet_errors(args.prefix):
+        _, ((_, num_classes),), _ = network.symbol.infer_shape(data=(1, *shape))
     inspect.check_labels(scanned, num_classes)
 
-    devices_used = contexts(args)
-    batch_size = iterators.fitting_batch_size(
-        args.batch_size, scanned.num_images, len(devices_used)
-    )
-    module = bind_for_inference(
-        network.symbol, network.arg_params, network.aux_params, (batch_size, *shape), devices_used,
-        args.dtype,
-    )  # fmt: skip
+    contexts = [mx.gpu(i) for i in args.gpus] or [mx.cpu(i) for i in range(args.cpus)]
+    batch_size = iterators.fitting_batch_size(args.batch_size, scanned.num_images, len(contexts))
+    with mxnet_errors(args.prefix):
+        module = bind_for_inference(
+            network.symbol, network.arg_params, network.aux_params, (batch_size, *shape), contexts,
+            args.dtype,
+        )  # fmt: skip
     record_args = iterators.record_args(
         args.data_val, shape, batch_size, network.mean, network.std, args.data_nthreads
     )
-    scales = args.scales
+    views = [{"resize": s, "data_shape": (3, s, s)} for s in short_sides(args, network, shape)]
+    streams = [iterators.EpochIter({**record_args, **view}) for view in views or [{}]]
+    names = network.classes or class_names(args.data_val)
+    if not names or len(names) != num_classes:
+        names = list(map(str, range(num_classes)))
+    return Scoring(
+        batches=predictions(module, streams, shape[1:], args.ten_crop),
+        num_batches=math.ceil(scanned.num_images / batch_size),
+        names=names,
+        records=args.data_val,
+    )
+
+
+def short_sides(
+    args: argparse.Namespace, network: Network, shape: Tuple[int, int, int]
+) -> Tuple[int, ...]:
+    """Return the short sides, in pixels, that images are resized to; none for images as they are
+    in the records. shape : of the network's input. Raises ModelError."""
+    scales = args.scales or ()
     if args.ten_crop and not scales:
         if not network.short_side:
             raise ModelError(
@@ -53,15 +96,9 @@ def prepare(args) -> tuple:
                 "needs --scales"
             )
         scales = (network.short_side,)
-    small = [scale for scale in scales or () if scale < max(shape[1:])]
-    if small:
-        raise ModelError(
-            f"--scales: {small[0]} is less than the network's input, {shape[1]}x{shape[2]}"
-        )
-    views = [{"resize": s, "data_shape": (3, s, s)} for s in scales or ()]
-    streams = [iterators.EpochIter({**record_args, **view}) for view in views or [{}]]
-    names = network.classes or class_names(args.data_val)
-    if not names or len(names) != num_classes:
-        names = list(map(str, range(num_classes)))
-    batches = predictions(module, streams, shape[1:], args.ten_crop)
-    return batches, math.ceil(scanned.num_images / batch_size), Scores(num_classes), names
+    for scale in scales:
+        if scale < max(shape[1:]):
+            raise ModelError(
+                f"--scales: {scale} is less than the network's input, {shape[1]}x{shape[2]}"
+            )
+    return scales

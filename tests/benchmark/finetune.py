@@ -15,7 +15,8 @@ from pathlib import Path
 
 import mxnet as mx
 
-from log.plot_curves import plot, read_log
+from log.curves import read_log
+from log.pictures import plot_curves
 
 ROOT = Path(__file__).parent.parent.parent
 RATES = (0.1, 0.03, 0.01)
@@ -78,7 +79,9 @@ def main():
                     score = statistics.mean(found)
                     print(f"{name:12} lr {rate:<5g} epoch {epoch}: {score:.3f} ({spread})")
                 best[name] = max(best.get(name, (0,)), (score, rate, mean(runs)))
-    plot({f"{name}, lr {rate:g}": curves for name, (_, rate, curves) in best.items()}, args.out)
+    plot_curves(
+        {f"{name}, lr {rate:g}": curves for name, (_, rate, curves) in best.items()}, args.out
+    )
     print(args.out)
 
 

@@ -11,8 +11,9 @@ import cv2
 import pytest
 
 from log import LogError
+from log.curves import read_log, read_run
 from log.metrics import MetricsFile, read_metrics
-from log.plot_curves import draw_text, main, read_log, read_run
+from log.plot_curves import draw_text, main
 from tests.conftest import ROOT
 
 # As MXNet's fit and Speedometer wrote them in 2017, and as they are now.

@@ -146,7 +146,7 @@ def test_the_report(trained, tmp_path, capsys):
         assert recall == ("" if i >= 5 else str(expected[i, i] / LABELS.count(i)))
         count = expected[:, i].sum()
         assert precision == (str(expected[i, i] / count) if count else "")
-        assert f"{name}  {images:>6}  {right:>6}" in done.stdout
+        assert f"{name}  {images:>6}  {right:>7}" in done.stdout
     picture = cv2.imread(str(tmp_path / "new" / "r-confusion.png"))
     assert picture.shape[0] > 300
 
