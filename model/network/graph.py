@@ -17,12 +17,14 @@ class Edge(NamedTuple):
 
 @dataclass(eq=False)
 class Node:
-    """An operator, or a variable (`op` is ``null``). attrs : as MXNet writes them, text."""
+    """An operator, or a variable (`op` is ``null``). attrs : as MXNet writes them, text. subgraphs
+    : what an operator of oneDNN, as int8 networks have them, stands for."""
 
     op: str
     name: str
     attrs: Dict[str, str] = field(default_factory=dict)
     inputs: List[Edge] = field(default_factory=list)
+    subgraphs: List[Any] = field(default_factory=list)
 
     @property
     def is_variable(self) -> bool:
@@ -42,7 +44,8 @@ class Graph:
         nodes: List[Node] = []
         for entry in graph["nodes"]:
             inputs = [Edge(nodes[source], *rest) for source, *rest in entry["inputs"]]
-            nodes.append(Node(entry["op"], entry["name"], dict(entry.get("attrs", {})), inputs))
+            attrs, subgraphs = dict(entry.get("attrs", {})), entry.get("subgraphs", [])
+            nodes.append(Node(entry["op"], entry["name"], attrs, inputs, subgraphs))
         heads = [Edge(nodes[source], *rest) for source, *rest in graph["heads"]]
         return cls(heads, graph["attrs"])
 
@@ -91,7 +94,13 @@ class Graph:
 
         graph = {
             "nodes": [
-                {"op": n.op, "name": n.name, "attrs": n.attrs, "inputs": numbered(n.inputs)}
+                {
+                    "op": n.op,
+                    "name": n.name,
+                    "attrs": n.attrs,
+                    "inputs": numbered(n.inputs),
+                    **({"subgraphs": n.subgraphs} if n.subgraphs else {}),
+                }
                 for n in nodes
             ],
             "arg_nodes": [number[node] for node in nodes if node.is_variable],
