@@ -74,6 +74,13 @@ def parse_arguments(argv) -> argparse.Namespace:
         "(default: %(default)s)",
     )
     parser.add_argument(
+        "--no-enlarge",
+        dest="enlarge",
+        action="store_false",
+        help="images with a smaller short side keep their size (default: they are enlarged, as "
+        "im2rec does)",
+    )
+    parser.add_argument(
         "--quality",
         type=whole(1),
         default=90,
@@ -99,7 +106,7 @@ def parse_arguments(argv) -> argparse.Namespace:
 def main(argv=None) -> int:
     args = parse_arguments(argv)
     from data.formats.classes import write_class_names
-    from data.packing.job import plan, remember_job
+    from data.packing.job import enlargement, plan, remember_job
     from data.packing.writer import pack_files, write_skipped
 
     code = 2
@@ -113,15 +120,21 @@ def main(argv=None) -> int:
             print(f"left out: {name}: {reason}")
         if skipped:
             write_skipped(args.out / "skipped.txt", skipped)
+        sizes = {"train": ("--resize", args.resize), "val": ("--val-resize", args.val_resize)}
+        for name, items in parts.items() if args.enlarge else ():
+            flag, resize = sizes[name]
+            enlarged = enlargement(items, resize)
+            if enlarged:
+                print(f"warning: {name}: {enlarged}: give a smaller {flag}, or --no-enlarge")
         left_out = len(skipped)
         for name, items in parts.items():
             lines = (f"{i}\t{label}\t{path}\n" for i, (label, path, _) in enumerate(items))
             (args.out / f"{name}.lst").write_text("".join(lines), "utf-8")
-            resize = args.resize if name == "train" else args.val_resize
+            _, resize = sizes[name]
             left_out += len(
                 pack_files(
                     args.out / f"{name}.rec", items, resize, args.quality, args.num_thread,
-                    args.chunk,
+                    args.chunk, enlarge=args.enlarge,
                 )
             )  # fmt: skip
     except DataError as error:

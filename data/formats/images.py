@@ -134,12 +134,21 @@ def _decode_with_opencv(content):
     return pixels
 
 
-def resized(pixels: np.ndarray, short_side: int) -> np.ndarray:
+def short_side(content: bytes) -> int:
+    """Return the length of an image file's short side in pixels, without decoding it. Raises
+    ImageError if it is not an image."""
+    return min(_open(content).size)
+
+
+def resized(pixels: np.ndarray, short_side: int, enlarge: bool = True) -> np.ndarray:
     """Return the image with a short side of so many pixels, as im2rec's ``--resize`` does it.
 
-    Raises ImageError where its long side would be more than MXNet can rotate.
+    enlarge : if not, a smaller image stays as it is. Raises ImageError where its long side would be
+    more than MXNet can rotate.
     """
     height, width = pixels.shape[:2]
+    if not enlarge:
+        short_side = min(short_side, height, width)
     if max(height, width) * short_side // min(height, width) > MAX_SIDE:
         raise ImageError(
             f"{width}x{height} pixels: with a short side of {short_side}, "

@@ -2,10 +2,17 @@
 
 import json
 import random
+from contextlib import suppress
+from statistics import median_low
+from typing import Optional
 
 from data import DataError
+from data.formats import images
 from data.packing.sources import find_images
 from data.packing.writer import digest
+
+#: Images whose size is looked at, about.
+_SAMPLE = 100
 
 
 def plan(args) -> tuple:
@@ -50,11 +57,28 @@ def split(items, fraction: float, seed: int) -> tuple:
     return training, validation
 
 
+def enlargement(items, resize: int) -> Optional[str]:
+    """Return a warning if most images are less than half as large as they will be stored."""
+    sides = []
+    for _, _, read in items[:: max(len(items) // _SAMPLE, 1)]:
+        with suppress(images.ImageError):
+            sides.append(images.short_side(read()))
+    if not sides or 2 * median_low(sides) >= resize:
+        return None
+    side = median_low(sides)
+    return (
+        f"short side {side} pixels, in the middle of a sample; stored {resize / side:.3g} times as "
+        f"wide and high, {(resize / side) ** 2:.0f} times the pixels"
+    )
+
+
 def remember_job(args, parts):
     """Write down what the records in the folder are made from; raise DataError where those that are
     there were made from something else."""
     job = {name: digest(items) for name, items in parts.items()}
     job.update(resize=args.resize, val_resize=args.val_resize, quality=args.quality)
+    if not args.enlarge:
+        job.update(enlarge=False)
     path = args.out / "pack.json"
     if path.exists() and json.loads(path.read_text()) != job:
         raise DataError(

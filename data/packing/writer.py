@@ -42,12 +42,20 @@ def write_records(rec, items, total: int):
 
 
 def pack_files(
-    rec, items, resize: int, quality: int, num_thread: int, chunk: int = CHUNK, strict: bool = True
+    rec,
+    items,
+    resize: int,
+    quality: int,
+    num_thread: int,
+    chunk: int = CHUNK,
+    strict: bool = True,
+    enlarge: bool = True,
 ) -> list:
     """Resize and encode `items`, a list of (label, name, read), on `num_thread` threads, as im2rec
     does. `read()` gives the bytes of an image file, or raises ImageError; `name` is for messages.
 
-    `resize` is the length of the short side in pixels, `quality` that of the JPEGs, 1..100. An
+    `resize` is the length of the short side in pixels; without `enlarge`, smaller images keep
+    theirs. `quality` is that of the JPEGs, 1..100. An
     interrupted call goes on, when repeated, behind the last finished chunk. An image that can't be
     read is left out, and its number in the index stays unused; without `strict`, damaged JPEGs
     count as images, as they do for im2rec.
@@ -63,6 +71,8 @@ def pack_files(
     progress = rec.with_name(rec.name + ".progress")
     # What the finished chunks were made from, and how long the files were behind the last one.
     job = {"images": digest(items), "resize": resize, "quality": quality, "chunk": chunk}
+    if not enlarge:
+        job["enlarge"] = False
     state = {"job": job, "done": 0, "rec": 0, "idx": 0, "skipped": []}
     if progress.exists():
         saved = json.loads(progress.read_text())
@@ -76,7 +86,7 @@ def pack_files(
             if not path.exists() or path.stat().st_size < size:
                 raise DataError(f"{progress}: {path.name} is shorter; delete both to restart")
 
-    encode = partial(_encode, resize=resize, quality=quality, strict=strict)
+    encode = partial(_encode, resize=resize, quality=quality, strict=strict, enlarge=enlarge)
     # An interrupted run has left its folder.
     for folder in rec.parent.glob(f".{rec.name}-*"):
         shutil.rmtree(folder)
@@ -140,10 +150,10 @@ def finished(rec: Path) -> bool:
     return rec.exists() and rec.with_suffix(".idx").exists()
 
 
-def _encode(read, resize, quality, strict):
+def _encode(read, resize, quality, strict, enlarge):
     """Return the JPEG of an image, or the ImageError that says why there is none."""
     try:
-        pixels = images.resized(images.read(read(), strict), resize)
+        pixels = images.resized(images.read(read(), strict), resize, enlarge)
     except ImageError as error:
         return error
     # As mx.recordio.pack_img does.

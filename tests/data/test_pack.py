@@ -314,6 +314,44 @@ def test_what_cannot_be_packed_is_one_line(folder, tmp_path, capsys, arguments, 
     assert not list(tmp_path.glob("out/*.rec")) and files_in(tmp_path / "done") == before
 
 
+def small_images(folder, sides):
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for i, side in enumerate(sides):
+            image = Image.fromarray(np.random.randint(0, 256, (side, side + 8, 3), np.uint8))
+            (folder / name / f"{i}.png").write_bytes(saved(image, format="PNG"))
+
+
+def sizes_of(rec) -> list:
+    return sorted(image.shape[:2] for _, _, image in read_all(rec))
+
+
+def test_small_images_are_enlarged_with_a_word_or_not_at_all(tmp_path, capsys):
+    small_images(tmp_path / "images", [32] * 9 + [160])
+    common = [str(tmp_path / "images"), "--resize", "96", "--val-fraction", "0"]
+    assert pack.main([*common, str(tmp_path / "enlarged")]) == 0
+    said = capsys.readouterr().out
+    assert "train: short side 32 pixels" in said
+    assert "stored 3 times as wide and high, 9 times the pixels" in said
+    assert "--resize" in said
+    assert "--no-enlarge" in said
+    assert sizes_of(tmp_path / "enlarged/train.rec") == [(96, 100)] * 2 + [(96, 120)] * 18
+    assert pack.main([*common, str(tmp_path / "as they are"), "--no-enlarge"]) == 0
+    assert sizes_of(tmp_path / "as they are/train.rec") == [(32, 40)] * 18 + [(96, 100)] * 2
+    assert "warning" not in capsys.readouterr().out
+    # What --no-enlarge packs is another job.
+    assert pack.main([*common, str(tmp_path / "as they are")]) == 2
+    assert "other images or settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("side", "words"), [(48, 0), (47, 1)])
+def test_up_to_twice_the_size_goes_without_a_word(tmp_path, capsys, side, words):
+    small_images(tmp_path / "images", [side] * 3 + [4])
+    arguments = ["--resize", "96", "--val-fraction", "0"]
+    assert pack.main([str(tmp_path / "images"), str(tmp_path / "out"), *arguments]) == 0
+    assert capsys.readouterr().out.count("warning") == words
+
+
 def test_no_readable_image_is_an_error(tmp_path, capsys):
     write_folder(tmp_path / "images", {"a/1.jpg": b"no", "a/2.jpg": b"no"})
     assert pack.main([str(tmp_path / "images"), str(tmp_path / "out")]) == 1
