@@ -1,0 +1,43 @@
+"""``to-keras``: a checkpoint to a Keras weights file."""
+
+import argparse
+
+from log.command import Outcome
+from model.convert.arguments import add_export_arguments
+
+NAME = "to-keras"
+HELP = "a checkpoint to a Keras weights file"
+DESCRIPTION = (
+    "Convert the checkpoint PREFIX-EPOCH of Keras' network, trained on or not, to an .h5 file for "
+    "load_weights of tf.keras.applications.Xception."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_export_arguments(parser, "OUT.h5")
+
+
+def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    if args.out.suffix != ".h5" or args.out.name.endswith(".weights.h5"):
+        parser.error(f"OUT.h5: must end in .h5, and not in .weights.h5, for Keras: {args.out}")
+
+
+def run(args: argparse.Namespace, outcome: Outcome) -> str:
+    from model import ModelError
+    from model.convert import keras
+    from model.convert.files import write_file
+    from model.network.layers import architecture
+    from model.network.loading import load_network
+    from model.network.params import numpy_params
+
+    network = load_network(args.prefix, args.epoch)
+    made = architecture(network.symbol)
+    for name, value in keras.SYMBOL_ARGUMENTS.items():
+        if made[name] != value:
+            raise ModelError(
+                f"{args.prefix}: not Keras' network: its {name} is {made[name]}, Keras' is {value}"
+            )
+    content = keras.dump(numpy_params(network.arg_params, network.aux_params))
+    outcome.begun()
+    write_file(args.out, content)
+    return str(args.out)

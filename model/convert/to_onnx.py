@@ -1,0 +1,47 @@
+"""``onnx``: a checkpoint to an ONNX file."""
+
+import argparse
+
+from log.command import Outcome, whole
+from model.convert.arguments import add_export_arguments
+
+NAME = "onnx"
+HELP = "a checkpoint to an ONNX file"
+DESCRIPTION = (
+    "Convert the checkpoint PREFIX-EPOCH to an ONNX file of any batch size. Class names and "
+    "preprocessing are in its metadata."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_export_arguments(parser, "OUT.onnx")
+    parser.add_argument(
+        "--output",
+        choices=("softmax", "logits", "features"),
+        default="softmax",
+        help="what the network gives: probabilities, what the softmax takes, or the pooled "
+        "features (default: softmax)",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=whole(1),
+        metavar="N",
+        help="pixels a side of the input (default: that of the checkpoint's training)",
+    )
+
+
+def run(args: argparse.Namespace, outcome: Outcome) -> str:
+    from model import ModelError
+    from model.convert import onnx
+    from model.convert.files import write_file
+    from model.network.loading import load_network
+
+    network = load_network(args.prefix, args.epoch)
+    shape = (3, args.image_size, args.image_size) if args.image_size else network.image_shape
+    if not shape:
+        raise ModelError(f"{args.prefix}: it does not say which images it takes: give --image-size")
+    content = onnx.export(network, args.output, shape)
+    outcome.begun()
+    write_file(args.out, content)
+    size = ", ".join(map(str, shape))
+    return f"{args.out}: opset {onnx.OPSET}, data (N, {size}) -> {args.output}"
