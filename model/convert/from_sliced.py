@@ -1,4 +1,4 @@
-"""``sliced``: a checkpoint of a sliced network, such as the 2017 script's, to one of this script."""
+"""``sliced``: a checkpoint of a sliced network, such as the 2017 script's, to a new one."""
 
 import argparse
 
