@@ -1,12 +1,14 @@
 """What all commands share: arguments, errors in one line, exit codes, output that can't be written.
 
-def main(argv=None) -> int:
-    with command("data.verify") as outcome:
-        args = parse_arguments(argv)
-        ...                    # what is wrong until here ends with exit code 2
-        outcome.begun()
-        ...                    # from here on with 1
-    return outcome.code
+A command:
+
+    def main(argv=None) -> int:
+        with command("data.verify") as outcome:
+            args = parse_arguments(argv)
+            ...                    # what is wrong until here ends with exit code 2
+            outcome.begun()
+            ...                    # from here on with 1
+        return outcome.code
 """
 
 import argparse
@@ -24,6 +26,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, Callable, Iterator, NoReturn, Optional, TextIO, Tuple, TypeVar, Union, cast
 
 from log import UserError
+from log.files import os_reason
 from log.machine import usable_cores
 
 T = TypeVar("T")
@@ -111,12 +114,6 @@ def one_line(text: str) -> str:
     return _BREAKS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
-def os_reason(error: OSError) -> str:
-    """Return "file: reason" of an OSError, the reason alone where no file is known."""
-    reason = error.strerror or str(error)
-    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
-
-
 # Standard output and error
 
 
@@ -128,6 +125,12 @@ class OutputError(Exception):
         self.errno = error.errno
 
 
+def raising(stream: TextIO) -> TextIO:
+    """Return the standard output of `command`, or another stream, for a log: whoever writes to it
+    is told of a failure, and the command is not."""
+    return cast(TextIO, _Stream(stream.stream, True)) if isinstance(stream, _Stream) else stream
+
+
 class _Stream:
     """Standard output or error, whose failures can be told from those of files. Once it has failed,
     what is written to it goes nowhere.
@@ -136,7 +139,7 @@ class _Stream:
     """
 
     def __init__(self, stream: TextIO, ends: bool) -> None:
-        self._stream = stream
+        self.stream = stream
         self._ends = ends
         self.failed: Optional[OutputError] = None
         with contextlib.suppress(AttributeError):  # a test's
@@ -144,10 +147,10 @@ class _Stream:
                 cast(io.TextIOWrapper, stream).reconfigure(errors=_ESCAPED)
 
     def write(self, text: str) -> int:
-        return self._try(lambda: self._stream.write(text), len(text))
+        return self._try(lambda: self.stream.write(text), len(text))
 
     def flush(self) -> None:
-        self._try(self._stream.flush, None)
+        self._try(self.stream.flush, None)
 
     def could_flush(self) -> bool:
         """Return False where anything that was to be printed is lost."""
@@ -164,7 +167,7 @@ class _Stream:
             # What is still in its buffer goes nowhere, too, when Python ends.
             with contextlib.suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stream.fileno())
+                os.dup2(nowhere, self.stream.fileno())
                 os.close(nowhere)
             failed = OutputError(error)
             if self._ends:
@@ -173,7 +176,7 @@ class _Stream:
             return otherwise
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 def _open_closed_files() -> None:

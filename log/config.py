@@ -1,35 +1,39 @@
-"""What a run was told and what it ran on, as JSON: one entry for each time it was started."""
+"""What a run was told and what it ran on, as JSON: an entry for each time it was started."""
 
 import json
-import os
 import time
 from pathlib import Path
+from typing import Any, Dict, List
 
 from log import LogError
+from log.files import PathLike, os_reason, read_json, write_whole
 from log.machine import machine, versions
 
 
-def write_start(path, anew: bool, **told):
+def write_start(path: PathLike, anew: bool, **values: Any) -> None:
     """Append an entry to the file `path`, {"starts": [...]}, or begin the file `anew`.
 
-    told : what the run was told; plain values. The entry has it, the time, and what `machine` and
-    `versions` say. Raises LogError where the file can't be written, or is none of these.
+    values : what the run was told; plain values. The entry has them, the time, and what `machine`
+    and `versions` return. Raises LogError if the file can't be written, or has something else in
+    it.
     """
     path = Path(path)
     entry = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        **told,
+        **values,
         "versions": versions(),
         "machine": machine(),
     }
-    starts = []
-    part = path.with_name(f"{path.name}.part")
+    starts = [] if anew or not path.exists() else _starts(path)
     try:
-        if not anew and path.exists():
-            starts = json.loads(path.read_text())["starts"]
-        part.write_text(json.dumps({"starts": [*starts, entry]}, indent=1) + "\n")
-        os.replace(part, path)
+        write_whole(path, (json.dumps({"starts": [*starts, entry]}, indent=1) + "\n").encode())
     except OSError as error:
-        raise LogError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise LogError(f"{path}: damaged: move it away") from None
+        raise LogError(os_reason(error)) from None
+
+
+def _starts(path: Path) -> List[Dict[str, Any]]:
+    content = read_json(path, LogError)
+    if not isinstance(content, dict) or not isinstance(content.get("starts"), list):
+        raise LogError(f'{path}: damaged: no list of "starts" in it')
+    starts: List[Dict[str, Any]] = content["starts"]
+    return starts

@@ -6,7 +6,7 @@ from typing import Dict, List, Tuple, Union
 
 from log import LogError
 from log.files import TEXT_LIMIT, PathLike, read_file
-from log.metrics import read_metrics
+from log.metrics import Event, read_metrics
 
 #: Epochs that are done, with fractions where a file has points within epochs -> value.
 Curve = Dict[float, float]
@@ -40,19 +40,19 @@ def read_figures(path: PathLike) -> Run:
     Those of training, and the learning rate, have a point for each interval: the average over it.
     """
     run: Run = {}
-    parts = {"interval": "Train", "epoch": "Train", "validation": "Validation"}
     lines = read_metrics(path)
     # If no epoch is long enough for an interval, there are the epochs' averages.
-    event = "interval" if any(line["event"] == "interval" for line in lines) else "epoch"
+    with_intervals = any(line.event is Event.INTERVAL for line in lines)
+    event = Event.INTERVAL if with_intervals else Event.EPOCH
     for line in lines:
-        if line["event"] not in (event, "validation"):
+        if line.event not in (event, Event.VALIDATION):
             continue
-        place = line["epoch"] + line["batch"] / line["batches"]
-        for name, metric in (("top1", "accuracy"), ("loss", "cross-entropy")):
-            if line.get(name) is not None:
-                run.setdefault((parts[line["event"]], metric), {})[place] = line[name]
-        if line.get("lr") is not None:
-            run.setdefault(LEARNING_RATE, {})[place] = line["lr"]
+        part = "Validation" if line.event is Event.VALIDATION else "Train"
+        for metric, value in (("accuracy", line.top1), ("cross-entropy", line.loss)):
+            if value is not None:
+                run.setdefault((part, metric), {})[line.place] = value
+        if line.lr is not None:
+            run.setdefault(LEARNING_RATE, {})[line.place] = line.lr
     return run
 
 

@@ -25,6 +25,12 @@ Write = Callable[[bytes], None]
 UNFINISHED = ".part"
 
 
+def os_reason(error: OSError) -> str:
+    """Return "file: reason" of an OSError, the reason alone where no file is known."""
+    reason = error.strerror or str(error)
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+
+
 def write_whole(path: PathLike, content: Union[bytes, Callable[[Write], None]]) -> Tuple[str, int]:
     """Write a file whole or not at all.
 
@@ -176,7 +182,7 @@ def parse_json(text: Union[str, bytes], name: object, error: Type[UserError]) ->
     try:
         return json.loads(text)
     except RecursionError:
-        raise error(f"{name}: damaged: nested too deep") from None
+        raise error(f"{name}: damaged: nested too deeply") from None
     except ValueError as reason:
         raise error(f"{name}: damaged: {reason}") from None
 

@@ -1,4 +1,4 @@
-"""The figures of a run, a JSON object a line, each place of the run once.
+"""The figures of a run in a file, a JSON object a line, each place of the run once.
 
 A line has, in this order:
 
@@ -9,7 +9,7 @@ A line has, in this order:
     batches      of a whole epoch
     update       updates of the parameters that are done in all
     loss         cross-entropy, in nats
-    top1, top5   share of the images, from 0 to 1; top5 null where there are no more than 5 classes
+    top1, top5   share of the images, from 0 to 1; top5 null if there are no more than 5 classes
     lr           learning rate of the last update; null for a validation
     images_s     images per second, of all workers
     seconds      that the interval, epoch or validation took
@@ -19,33 +19,87 @@ All but the last three follow from the arguments of the run alone.
 """
 
 import contextlib
+import dataclasses
+import errno
 import json
 import os
 import sys
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
+from typing import Iterator, List, Optional, Tuple
 
 from log import LogError
+from log.files import PathLike, check_replaceable, parse_json, read_file
 
 
-def read_metrics(path) -> list:
-    """Return the lines of a file; a last one that is torn is left out.
+class Event(str, Enum):
+    """What a line is about."""
 
-    Raises LogError where another one is none of these, OSError where the file can't be read.
-    """
+    INTERVAL = "interval"
+    EPOCH = "epoch"
+    VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the file."""
+
+    event: Event
+    epoch: int
+    batch: int
+    batches: int
+    update: Optional[int] = None
+    loss: Optional[float] = None
+    top1: Optional[float] = None
+    top5: Optional[float] = None
+    lr: Optional[float] = None
+    images_s: Optional[float] = None
+    seconds: Optional[float] = None
+    memory_mb: Optional[float] = None
+
+    @property
+    def place(self) -> float:
+        """Epochs that are done."""
+        return self.epoch + self.batch / self.batches
+
+    def text(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+
+    @classmethod
+    def of(cls, text: bytes) -> "Line":
+        """Return the line of a text. Raises LogError if it is none."""
+        values = parse_json(text, "line", LogError)
+        if not isinstance(values, dict) or values.get("event") not in list(Event):
+            raise LogError("line: no event")
+        for name in ("epoch", "batch", "batches"):
+            value = values.get(name)
+            if type(value) is not int or not (name == "batches") <= value < 1 << 62:
+                raise LogError(f"line: {name}")
+        figures = {field.name for field in dataclasses.fields(cls)} - {"event"}
+        for name in figures:
+            if type(values.get(name)) not in (int, float, type(None)):
+                raise LogError(f"line: {name}")
+        known = {name: values[name] for name in figures if name in values}
+        return cls(event=Event(values["event"]), **known)
+
+
+def read_metrics(path: PathLike) -> List[Line]:
+    """Return the lines of a file, without a last one that is torn. Raises LogError if another one
+    is damaged or the file can't be read."""
     return [line for line, _ in _lines(path)]
 
 
-def _lines(path):
-    """Yield (line, the byte behind it)."""
+def _lines(path: PathLike) -> Iterator[Tuple[Line, int]]:
+    """Yield each line, and the number of the byte after it."""
     end = 0
-    content = Path(path).read_bytes().split(b"\n")
-    # What is behind the last newline is empty, or the beginning of a line.
+    content = read_file(path, LogError, what="a file of figures").split(b"\n")
+    # After the last newline there is nothing, or the beginning of a line.
     for number, text in enumerate(content[:-1], start=1):
         end += len(text) + 1
         try:
-            line = json.loads(text)
-            line["event"], line["epoch"], line["batch"], line["batches"]
-        except (ValueError, KeyError, TypeError):
+            line = Line.of(text)
+        except LogError:
             raise LogError(f"{path}: line {number} is damaged: move the file away") from None
         yield line, end
 
@@ -53,18 +107,21 @@ def _lines(path):
 class MetricsFile:
     """Appends lines to `path`, each at once: what was written before a crash is there after it.
 
-    A run that goes on from (epoch, batch), of `batches` an epoch, keeps the lines up to there, and
-    comes to the others again; with `validated`, those of the validation right there are among the
-    former. Raises LogError where the file can't be used. Later on, when the disk is full, that is
-    said once, and the run goes on.
+    A run that resumes at (epoch, batch), of `batches` an epoch, keeps the lines up to there; it
+    writes those after it again. validated : the validation right there is done too.
+
+    Raises LogError if the file can't be used. If the disk is full later, that is printed once, and
+    the run continues.
     """
 
-    def __init__(self, path, epoch: int, batch: int, batches: int, validated: bool):
+    def __init__(self, path: PathLike, epoch: int, batch: int, batches: int, validated: bool):
         self.path = Path(path)
-        self.kept = []
+        self.kept: List[Line] = []
         self._size = 0
+        self._complained = False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            check_replaceable(self.path)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115
             for line, end in _lines(self.path):
                 if not _is_before(line, epoch, batch, batches, validated):
@@ -75,38 +132,37 @@ class MetricsFile:
             self._file.truncate(self._size)
         except OSError as error:
             raise LogError(f"{path}: {error.strerror}") from None
-        self._complained = False
 
-    def write(self, line: dict):
-        text = json.dumps(line).encode() + b"\n"
+    def write(self, line: Line) -> None:
+        text = line.text()
         try:
             written = self._file.write(text)
             if written != len(text):
-                raise OSError("no more than a part of a line could be written")
+                raise OSError(errno.ENOSPC, "no more than a part of a line could be written")
             self._size += written
         except OSError as error:
-            # Without the part of a line that may be there, later ones can be read.
+            # Later lines can be read if the part of a line that may be there is not.
             with contextlib.suppress(OSError):
                 self._file.truncate(self._size)
             if not self._complained:
                 print(f"{self.path}: {error}: lines are missing", file=sys.stderr)
                 self._complained = True
 
-    def sync(self):
-        """Bring the lines to the disk, so that no checkpoint is there that has lost its lines."""
-        with contextlib.suppress(OSError):  # a pipe; what a disk can't take, `write` has said
+    def sync(self) -> None:
+        """Bring the lines to the disk, so that no checkpoint is there whose lines are lost."""
+        with contextlib.suppress(OSError):  # `write` has printed what the disk can't take
             os.fsync(self._file.fileno())
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
 
-def _is_before(line, epoch, batch, batches, validated) -> bool:
-    """True where `line` was written before a checkpoint of that place."""
+def _is_before(line: Line, epoch: int, batch: int, batches: int, validated: bool) -> bool:
+    """True if `line` was written before a checkpoint of that place."""
     # The epoch's own numbers count: it may have had other batches than now.
-    done = (line["epoch"] + 1, 0) if line["event"] != "interval" else (line["epoch"], line["batch"])
-    if line["event"] == "validation" and (epoch, batch) == done:
+    done = (line.epoch, line.batch) if line.event is Event.INTERVAL else (line.epoch + 1, 0)
+    if line.event is Event.VALIDATION and (epoch, batch) == done:
         return validated
     if done[0] != epoch:
         return done[0] < epoch
-    return done[1] * batches <= batch * line["batches"]
+    return done[1] * batches <= batch * line.batches

@@ -1,33 +1,46 @@
-"""What a run says while it trains: a trainer tells it here, in plain values, and it goes to the
-files beside the text log, to TensorBoard and to the terminal."""
+"""What a run reports while it trains, in plain values: to the files beside the text log, to
+TensorBoard and to the terminal."""
 
 import time
 from pathlib import Path
-from typing import Callable, Optional
+from types import TracebackType
+from typing import Callable, Iterable, Mapping, Optional, Protocol, Sequence, Tuple, Type
 
-from log.metrics import MetricsFile
+from log.files import PathLike
+from log.metrics import Event, Line, MetricsFile
 
-# The names of MXNet's metrics.
+#: (name of MXNet's metric, value).
+Figures = Iterable[Tuple[str, float]]
+
+# A line's entry -> the name of MXNet's metric.
 _FIGURES = {"loss": "cross-entropy", "top1": "accuracy", "top5": "top_k_accuracy_5"}
 
 
-def beside(log_file, ending: str) -> Path:
+def beside(log_file: PathLike, ending: str) -> Path:
     """Return the path of another file of the run whose text log is `log_file`."""
     log_file = Path(log_file)
     return log_file.with_name(f"{log_file.stem}-{ending}")
 
 
+class Listener(Protocol):
+    """Who a report is passed on to."""
+
+    def batch(self, epoch: int, batch: int, lr: float, figures: Mapping[str, float]) -> None: ...
+
+    def line(self, line: Line) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Report:
-    """Told by a trainer what has happened; a context manager, which closes its files.
+    """Is called by callbacks of the training; a context manager, which closes its files.
 
-    metrics : where the lines go (log.metrics).
+    metrics : where the lines go.
     batches : of an epoch. images : of a batch, over all workers.
-    memory : returns the memory of this process that is in RAM, bytes.
-    others : what is told every line too, as `line(dict)`, or every batch, as
-        `batch(epoch, batch, lr, figures)`, and closed.
+    memory : returns the resident memory of this process, in bytes.
+    others : what every batch and every line is passed on to.
 
-    In every call `epoch` counts from 0, `batch` is the number of batches of it that are done, and
-    `figures` are (name, value) of MXNet's metrics.
+    In every call `epoch` counts from 0, and `batch` is the number of batches of it that are done.
     """
 
     def __init__(
@@ -35,8 +48,8 @@ class Report:
         metrics: MetricsFile,
         batches: int,
         images: int,
-        memory: Callable,
-        others: list = (),
+        memory: Callable[[], int],
+        others: Sequence[Listener] = (),
     ):
         self._metrics = metrics
         self._batches = batches
@@ -44,17 +57,23 @@ class Report:
         self._memory = memory
         self._others = others
         self._epoch = _Clock()
-        self._interval = None
+        self._interval: Optional[_Clock] = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Report":
         return self
 
-    def __exit__(self, *_error):
-        for each in (self._metrics, *self._others):
-            each.close()
+    def __exit__(
+        self,
+        _type: Optional[Type[BaseException]],
+        _error: Optional[BaseException],
+        _traceback: Optional[TracebackType],
+    ) -> None:
+        self._metrics.close()
+        for other in self._others:
+            other.close()
 
-    def batch(self, epoch: int, batch: int, lr: float, figures: list, due: bool):
-        """A batch is done; `figures` since the last line. `due`: time for a line."""
+    def batch(self, epoch: int, batch: int, lr: float, figures: Figures, due: bool) -> None:
+        """A batch is done; `figures` since the last line. due : it is time for a line."""
         self._epoch.count += 1
         if self._interval is None or batch == 1:
             # As MXNet's Speedometer: without what comes before an epoch's first batch.
@@ -64,46 +83,54 @@ class Report:
         for other in self._others:
             other.batch(epoch, batch, lr, dict(figures))
         if due:
-            self._line("interval", epoch, batch, lr, figures, self._interval)
+            self._line(Event.INTERVAL, epoch, batch, lr, figures, self._interval)
             self._interval = _Clock()
 
-    def epoch(self, epoch: int, lr: float, figures: list):
+    def epoch(self, epoch: int, lr: float, figures: Figures) -> None:
         """All batches of an epoch are done; `figures` are over all of it."""
-        self._line("epoch", epoch, self._batches, lr, figures, self._epoch)
+        self._line(Event.EPOCH, epoch, self._batches, lr, figures, self._epoch)
         self._epoch = _Clock()
 
-    def validation(self, epoch: int, figures: list, images: int, seconds: float):
-        """The network was scored after that epoch, on so many `images`."""
+    def validation(self, epoch: int, figures: Figures, images: int, seconds: float) -> None:
+        """The network was scored on `images` images after that epoch."""
         clock = _Clock(images / self._images, seconds)
-        self._line("validation", epoch, self._batches, None, figures, clock)
+        self._line(Event.VALIDATION, epoch, self._batches, None, figures, clock)
         self._epoch = _Clock()
 
-    def sync(self):
+    def sync(self) -> None:
         """A checkpoint follows."""
         self._metrics.sync()
 
-    def _line(self, event, epoch, batch, lr, figures, clock):
-        figures = dict(figures)
+    def _line(
+        self,
+        event: Event,
+        epoch: int,
+        batch: int,
+        lr: Optional[float],
+        figures: Figures,
+        clock: "_Clock",
+    ) -> None:
+        found = dict(figures)
         seconds = clock.seconds()
-        line = {
-            "event": event,
-            "epoch": epoch,
-            "batch": batch,
-            "batches": self._batches,
-            "update": epoch * self._batches + batch,
-            **{name: figures.get(of_mxnet) for name, of_mxnet in _FIGURES.items()},
-            "lr": lr,
-            "images_s": round(clock.count * self._images / seconds, 2) if seconds else None,
-            "seconds": round(seconds, 3),
-            "memory_mb": self._memory() >> 20,
-        }
+        line = Line(
+            event=event,
+            epoch=epoch,
+            batch=batch,
+            batches=self._batches,
+            update=epoch * self._batches + batch,
+            **{name: found.get(of_mxnet) for name, of_mxnet in _FIGURES.items()},
+            lr=lr,
+            images_s=round(clock.count * self._images / seconds, 2) if seconds else None,
+            seconds=round(seconds, 3),
+            memory_mb=self._memory() >> 20,
+        )
         self._metrics.write(line)
         for other in self._others:
             other.line(line)
 
 
 class _Clock:
-    """Batches, and the time that they took, since it was made."""
+    """Batches, and the time that they took, since the clock was started."""
 
     def __init__(self, count: float = 0, seconds: Optional[float] = None):
         self.count = count

@@ -1,18 +1,18 @@
 """log/: lines and curves."""
 
-import json
 import resource
 import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import cv2
 import pytest
 
 from log import LogError
 from log.curves import read_log, read_run
-from log.metrics import MetricsFile, read_metrics
+from log.metrics import Event, Line, MetricsFile, read_metrics
 from log.plot_curves import draw_text, main
 from tests.conftest import ROOT
 
@@ -66,11 +66,11 @@ def test_curves_are_drawn(logs, names):
 
 
 LINES = [
-    {"event": "interval", "epoch": 0, "batch": 10, "batches": 20},
-    {"event": "epoch", "epoch": 0, "batch": 20, "batches": 20},
-    {"event": "validation", "epoch": 0, "batch": 20, "batches": 20},
-    {"event": "interval", "epoch": 1, "batch": 10, "batches": 20},
-    {"event": "interval", "epoch": 1, "batch": 15, "batches": 20},
+    Line(Event.INTERVAL, 0, 10, 20),
+    Line(Event.EPOCH, 0, 20, 20),
+    Line(Event.VALIDATION, 0, 20, 20),
+    Line(Event.INTERVAL, 1, 10, 20),
+    Line(Event.INTERVAL, 1, 15, 20),
 ]
 
 
@@ -89,13 +89,12 @@ LINES = [
 )
 def test_a_run_that_goes_on_keeps_the_lines_up_to_there(tmp_path, place, kept):
     path = tmp_path / "x-metrics.jsonl"
-    whole = "".join(json.dumps(line) + "\n" for line in LINES)
-    path.write_text(whole + '{"event": "interval", "ep')
+    path.write_bytes(b"".join(line.text() for line in LINES) + b'{"event": "interval", "ep')
     metrics = MetricsFile(path, *place)
-    metrics.write({**LINES[0], "epoch": 7})
+    metrics.write(replace(LINES[0], epoch=7))
     metrics.close()
     assert metrics.kept == LINES[:kept]
-    assert read_metrics(path) == [*LINES[:kept], {**LINES[0], "epoch": 7}]
+    assert read_metrics(path) == [*LINES[:kept], replace(LINES[0], epoch=7)]
 
 
 def test_figures_that_a_full_disk_does_not_take_leave_whole_lines(tmp_path, capsys):
@@ -117,9 +116,16 @@ def test_figures_that_a_full_disk_does_not_take_leave_whole_lines(tmp_path, caps
     assert capsys.readouterr().err.count("lines are missing") == 1
 
 
-def test_a_damaged_line_is_not_passed_over(tmp_path):
+@pytest.mark.parametrize(
+    "damaged",
+    ["{]", "[" * 10_000, "[]", '{"event": "interval", "epoch": 0, "batch": 1}',
+     '{"event": "interval", "epoch": 0, "batch": 1, "batches": 0}',
+     '{"event": "interval", "epoch": "0", "batch": 1, "batches": 2}',
+     '{"event": "interval", "epoch": 0, "batch": 1, "batches": 2, "loss": []}'],
+)  # fmt: skip
+def test_a_damaged_line_is_not_passed_over(tmp_path, damaged):
     path = tmp_path / "x-metrics.jsonl"
-    path.write_text(json.dumps(LINES[0]) + "\n{]\n" + json.dumps(LINES[3]) + "\n")
+    path.write_bytes(LINES[0].text() + damaged.encode() + b"\n" + LINES[3].text())
     with pytest.raises(LogError, match="line 2 is damaged"):
         MetricsFile(path, 1, 15, 20, False)
 
@@ -133,16 +139,15 @@ def test_svg_and_the_default_name(logs):
 
 def figures_of(place, loss):
     epoch, batch = place
-    figures = {"loss": loss, "top1": 1 - loss / 3, "top5": None, "lr": 0.1 / (1 + epoch)}
-    return {"event": "interval", "epoch": epoch, "batch": batch, "batches": 20, **figures}
+    figures = {"loss": loss, "top1": 1 - loss / 3, "lr": 0.1 / (1 + epoch)}
+    return Line(Event.INTERVAL, epoch, batch, 20, **figures)
 
 
 def test_figures_within_an_epoch(logs):
     lines = [figures_of((0, 10), 2.0), figures_of((1, 5), 1.0)]
-    lines.insert(1, {**figures_of((0, 20), 1.5), "event": "epoch"})
-    lines.insert(2, {**figures_of((0, 20), 1.2), "event": "validation", "lr": None})
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (logs / "new-metrics.jsonl").write_text(text)
+    lines.insert(1, replace(figures_of((0, 20), 1.5), event=Event.EPOCH))
+    lines.insert(2, replace(figures_of((0, 20), 1.2), event=Event.VALIDATION, lr=None))
+    (logs / "new-metrics.jsonl").write_bytes(b"".join(line.text() for line in lines))
     # The name alone means the finer figures.
     run = read_run(logs / "new")
     assert run["Train", "cross-entropy"] == {0.5: 2.0, 1.25: 1.0}
@@ -157,7 +162,7 @@ def test_figures_within_an_epoch(logs):
 
 def test_live_draws_again_what_has_changed(tmp_path):
     path, out = tmp_path / "x-metrics.jsonl", tmp_path / "x.png"
-    path.write_text(json.dumps(figures_of((0, 10), 2.0)) + "\n")
+    path.write_bytes(figures_of((0, 10), 2.0).text())
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "log.plot_curves", str(tmp_path / "x"), "--live",
          "--every=0.1", "--out", str(out)],
@@ -169,8 +174,8 @@ def test_live_draws_again_what_has_changed(tmp_path):
     try:
         assert str(out) in process.stdout.readline()
         first = out.read_bytes()
-        with open(path, "a") as file:
-            file.write(json.dumps(figures_of((0, 20), 1.0)) + "\n")
+        with open(path, "ab") as file:
+            file.write(figures_of((0, 20), 1.0).text())
         assert str(out) in process.stdout.readline()
         assert out.read_bytes() != first
         process.send_signal(signal.SIGINT)
