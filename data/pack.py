@@ -14,10 +14,11 @@ become white; GIFs are read; any file name will do; and an interrupted run goes 
 import argparse
 import sys
 from pathlib import Path
+from typing import Optional, Sequence
 
-from data import DataError
 from data.packing import CHUNK
-from log.command import OneLineParser, add_num_thread_arg, whole
+from log.command import OneLineParser, Outcome, add_num_thread_arg, command, whole
+from log.files import naming
 
 
 def add_packing_args(parser):
@@ -103,56 +104,53 @@ def parse_arguments(argv) -> argparse.Namespace:
     return args
 
 
-def main(argv=None) -> int:
-    args = parse_arguments(argv)
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    interrupted = "interrupted; the same command resumes"
+    with command("data.pack", interrupted, writes_files=True) as outcome:
+        args = parse_arguments(argv)
+        with naming(args.out):
+            pack(args, outcome)
+    return outcome.code
+
+
+def pack(args: argparse.Namespace, outcome: Outcome) -> None:
+    """Write what the arguments say, and print it."""
     from data.formats.classes import write_class_names
     from data.packing.job import enlargement, plan, remember_job
     from data.packing.writer import pack_files, write_skipped
 
-    code = 2
-    try:
-        classes, parts, skipped = plan(args)
-        args.out.mkdir(parents=True, exist_ok=True)
-        remember_job(args, parts)
-        write_class_names(args.out, classes)
-        code = 1
-        for name, reason in skipped:
-            print(f"left out: {name}: {reason}")
-        if skipped:
-            write_skipped(args.out / "skipped.txt", skipped)
-        sizes = {"train": ("--resize", args.resize), "val": ("--val-resize", args.val_resize)}
-        for name, items in parts.items() if args.enlarge else ():
-            flag, resize = sizes[name]
-            enlarged = enlargement(items, resize)
-            if enlarged:
-                print(f"warning: {name}: {enlarged}: give a smaller {flag}, or --no-enlarge")
-        left_out = len(skipped)
-        for name, items in parts.items():
-            lines = (f"{i}\t{label}\t{path}\n" for i, (label, path, _) in enumerate(items))
-            (args.out / f"{name}.lst").write_text("".join(lines), "utf-8")
-            _, resize = sizes[name]
-            left_out += len(
-                pack_files(
-                    args.out / f"{name}.rec", items, resize, args.quality, args.num_thread,
-                    args.chunk, enlarge=args.enlarge,
-                )
-            )  # fmt: skip
-    except DataError as error:
-        print(f"data.pack: error: {error}", file=sys.stderr)
-        return code
-    except OSError as error:
-        print(f"data.pack: error: {error.filename or args.out}: {error.strerror}", file=sys.stderr)
-        return code
-    except KeyboardInterrupt:
-        print("data.pack: interrupted; the same command goes on", file=sys.stderr)
-        return 130
+    classes, parts, skipped = plan(args)
+    args.out.mkdir(parents=True, exist_ok=True)
+    remember_job(args, parts)
+    write_class_names(args.out, classes)
+    outcome.begun()
+    for name, reason in skipped:
+        print(f"left out: {name}: {reason}")
+    if skipped:
+        write_skipped(args.out / "skipped.txt", skipped)
+    sizes = {"train": ("--resize", args.resize), "val": ("--val-resize", args.val_resize)}
+    for name, items in parts.items() if args.enlarge else ():
+        flag, resize = sizes[name]
+        enlarged = enlargement(items, resize)
+        if enlarged:
+            print(f"warning: {name}: {enlarged}: give a smaller {flag}, or --no-enlarge")
+    left_out = len(skipped)
+    for name, items in parts.items():
+        lines = (f"{i}\t{label}\t{path}\n" for i, (label, path, _) in enumerate(items))
+        (args.out / f"{name}.lst").write_text("".join(lines), "utf-8")
+        _, resize = sizes[name]
+        left_out += len(
+            pack_files(
+                args.out / f"{name}.rec", items, resize, args.quality, args.num_thread,
+                args.chunk, enlarge=args.enlarge,
+            )
+        )  # fmt: skip
     print(
         f"{args.out}: {len(classes)} classes; {left_out} files left out"
         + (f", listed in {args.out}/*skipped.txt" if left_out else "")
     )
     without = "" if "val" in parts else " --data-val="
     print(f"next: python -u train_xception.py --data-type custom --data-dir {args.out}{without}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -14,12 +14,12 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import Optional, Sequence
 
-from data import DataError
 from data.arguments import image_shape
 from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
 from data.datasets import DATASETS
-from log.command import OneLineParser, add_num_thread_arg, whole
+from log.command import OneLineParser, add_num_thread_arg, command, whole
 
 
 def parse_arguments(argv) -> argparse.Namespace:
@@ -90,19 +90,20 @@ def parse_arguments(argv) -> argparse.Namespace:
     return args
 
 
-def main(argv=None) -> int:
-    args = parse_arguments(argv)
-    from data.checking.records import verify
-    from data.formats.classes import class_names
-    from data.iterators import training_args
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    with command("data.verify", "interrupted", writes_files=True) as outcome:
+        args = parse_arguments(argv)
+        from data.checking.records import verify
+        from data.formats.classes import class_names
+        from data.iterators import training_args
 
-    wrong = 0
-    try:
+        outcome.begun()
         for path in args.records:
             names = class_names(path)
             num_classes = args.num_classes or (len(names) if names else None)
-            more, shown = verify(path, num_classes, args.num_thread, args.repair, args.show or 0)
-            wrong += more
+            wrong, shown = verify(path, num_classes, args.num_thread, args.repair, args.show or 0)
+            if wrong:
+                outcome.code = 1
             if args.repair and names:
                 shutil.copy(path.with_name("classes.txt"), args.repair)
             if shown:
@@ -114,16 +115,7 @@ def main(argv=None) -> int:
                 folder.mkdir(parents=True, exist_ok=True)
                 for picture in draw(shown, names, augmented, folder / path.stem):
                     print(picture)
-    except DataError as error:
-        print(f"data.verify: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"data.verify: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("data.verify: interrupted", file=sys.stderr)
-        return 130
-    return 1 if wrong else 0
+    return outcome.code
 
 
 if __name__ == "__main__":

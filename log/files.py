@@ -28,7 +28,10 @@ UNFINISHED = ".part"
 def os_reason(error: OSError) -> str:
     """Return "file: reason" of an OSError, the reason alone where no file is known."""
     reason = error.strerror or str(error)
-    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+    name = error.filename
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    return reason if name is None else f"{name}: {reason}"
 
 
 def write_whole(path: PathLike, content: Union[bytes, Callable[[Write], None]]) -> Tuple[str, int]:
@@ -55,7 +58,7 @@ def write_part(path: PathLike, content: Union[bytes, Callable[[Write], None]]) -
     part = part_of(path)
     digest = hashlib.sha256()
     size = 0
-    with _naming(path):
+    with naming(path):
         check_replaceable(path)
         with _removed_on_error(part), open(part, "wb") as file:
 
@@ -76,7 +79,7 @@ def write_part(path: PathLike, content: Union[bytes, Callable[[Write], None]]) -
 def name_part(path: PathLike) -> None:
     """Give the file that `write_part` wrote its name, and sync its folder."""
     path = Path(path)
-    with _naming(path):
+    with naming(path):
         os.replace(part_of(path), path)
         _sync_folder(path.parent)
 
@@ -92,12 +95,15 @@ def check_replaceable(path: PathLike) -> None:
 
 
 @contextlib.contextmanager
-def _naming(path: PathLike) -> Iterator[None]:
-    """Have OSErrors name `path`: those of a full disk name no file, others the unfinished one."""
+def naming(path: PathLike) -> Iterator[None]:
+    """Have OSErrors name `path` if they name no file, such as those of a full disk, or only the
+    unfinished one."""
     try:
         yield
     except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from None
+        if error.filename is None or str(error.filename) == str(part_of(path)):
+            error.filename, error.filename2 = os.fspath(path), None
+        raise
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ The training images are shuffled. Nothing is unpacked beside a part at a time. W
 interrupted, the same command goes on.
 """
 
+import argparse
 import io
 import os
 import random
@@ -22,6 +23,7 @@ import sys
 import tarfile
 from functools import partial
 from pathlib import Path
+from typing import Optional, Sequence
 
 import numpy as np
 import scipy.io
@@ -31,7 +33,7 @@ from data.formats.classes import write_class_names
 from data.pack import add_packing_args
 from data.packing.archives import open_tar
 from data.packing.writer import pack_files
-from log.command import OneLineParser
+from log.command import OneLineParser, command
 
 RECORDS = {
     "train_480_q90": ("train", 480),
@@ -142,7 +144,7 @@ def labelled(images, classes) -> list:
     return [(number[name], file, read) for name, file, read in images]
 
 
-def main(argv=None) -> int:
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m data.imagenet.prepare",
         description="Make the records of ImageNet (ILSVRC2012).",
@@ -160,11 +162,18 @@ def main(argv=None) -> int:
     )
     add_packing_args(parser)
     args = parser.parse_args(argv)
-    wanted = args.records.split(",")
-    unknown = sorted(set(wanted) - set(RECORDS))
+    args.records = args.records.split(",")
+    unknown = sorted(set(args.records) - set(RECORDS))
     if unknown:
         parser.error(f"--records: {unknown[0]} is not one of {', '.join(RECORDS)}")
-    try:
+    return args
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    interrupted = "interrupted; the same command resumes"
+    with command("data.imagenet.prepare", interrupted, writes_files=True) as outcome:
+        args = parse_arguments(argv)
+        outcome.begun()
         print("reading the lists of images ...")
         training = training_images(args.train)
         validation = validation_images(args.val, args.devkit)
@@ -181,7 +190,7 @@ def main(argv=None) -> int:
             print(f"{part}: {len(items)} images of {len({label for label, _, _ in items})} classes")
         args.out.mkdir(parents=True, exist_ok=True)
         write_class_names(args.out, classes)
-        for name in wanted:
+        for name in args.records:
             part, resize = RECORDS[name]
             pack_files(
                 args.out / f"{name}.rec",
@@ -192,13 +201,7 @@ def main(argv=None) -> int:
                 args.chunk,
                 strict=False,  # the published set, as everybody has it
             )
-    except DataError as error:
-        print(f"data.imagenet.prepare: error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"data.imagenet.prepare: error: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
-    return 0
+    return outcome.code
 
 
 if __name__ == "__main__":
