@@ -12,13 +12,15 @@ from data import DataError
 from data.formats.classes import class_names
 from data.formats.images import ImageError, check
 from data.formats.recordfile import Records, unpacked, walk
+from log.files import open_file
 
 #: Records that `check_sample` decodes.
 _SAMPLE = 16
 
 
-def require(path, prepare: str):
-    """Raise DataError where the record file is missing, with the way to make it, if known."""
+def require(path, prepare: Optional[str]) -> None:
+    """Raise DataError where the record file is missing, with the way to make it, if known, or is no
+    file."""
     if "://" in str(path):
         raise DataError(
             f"{path}: MXNet's wheels are built without S3, HDFS and HTTP: copy the file to a disk, "
@@ -26,6 +28,7 @@ def require(path, prepare: str):
         )
     if not Path(path).exists():
         raise DataError(f"{path} is missing" + (f"; make it with: {prepare}" if prepare else ""))
+    open_file(path, DataError, "a record file").close()
 
 
 def check_labels(records: Records, num_classes: int):

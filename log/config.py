@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
-from log import LogError
+from log import LogError, schema
 from log.files import PathLike, os_reason, read_json, write_whole
 from log.machine import machine, versions
 
@@ -31,9 +31,9 @@ def write_start(path: PathLike, anew: bool, **values: Any) -> None:
         raise LogError(os_reason(error)) from None
 
 
+_FORM = schema.entries({"starts": schema.list_of(schema.anything)})
+
+
 def _starts(path: Path) -> List[Dict[str, Any]]:
-    content = read_json(path, LogError)
-    if not isinstance(content, dict) or not isinstance(content.get("starts"), list):
-        raise LogError(f'{path}: damaged: no list of "starts" in it')
-    starts: List[Dict[str, Any]] = content["starts"]
+    starts: List[Dict[str, Any]] = read_json(path, LogError, _FORM, "move it away")["starts"]
     return starts

@@ -15,7 +15,7 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO, Callable, FrozenSet, Iterator, Optional, Tuple, Type, Union
 
-from log import UserError
+from log import UserError, schema
 
 PathLike = Union[str, "os.PathLike[str]"]
 #: Called with bytes to write them.
@@ -176,26 +176,44 @@ def open_file(path: PathLike, error: Type[UserError], what: Optional[str] = None
 
 
 def read_text(path: PathLike, error: Type[UserError], limit: int = TEXT_LIMIT) -> str:
-    """Return the text of a file in UTF-8. Raises `error` as `read_file` does."""
+    """Return the text of a file in UTF-8, its lines ended by \\n. Raises `error` as `read_file`
+    does."""
     try:
-        return read_file(path, error, limit, "a text").decode()
+        text = read_file(path, error, limit, "a text").decode()
     except UnicodeDecodeError:
-        raise error(f"{path}: not a text in UTF-8") from None
+        raise error(f"{path}: not UTF-8 text") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def parse_json(text: Union[str, bytes], name: object, error: Type[UserError]) -> Any:
-    """Return the value of a JSON text. Raises `error`, which names `name`, where it is not one."""
+def parse_json(
+    text: Union[str, bytes],
+    name: object,
+    error: Type[UserError],
+    form: schema.Form = schema.anything,
+    way_out: str = "",
+) -> Any:
+    """Return the value of a JSON text. Raises `error`, one line that begins with `name` and ends
+    with `way_out`, if it is none, or not of the form."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        form(value, "")
+        return value
     except RecursionError:
-        raise error(f"{name}: damaged: nested too deeply") from None
-    except ValueError as reason:
-        raise error(f"{name}: damaged: {reason}") from None
+        reason = "nested too deeply"
+    except (ValueError, schema.Mismatch) as found:
+        reason = str(found)
+    raise error(f"{name}: damaged: {reason}" + (f": {way_out}" if way_out else ""))
 
 
-def read_json(path: PathLike, error: Type[UserError], limit: int = TEXT_LIMIT) -> Any:
-    """Return the value of a JSON file. Raises `error` where it can't be read or is damaged."""
-    return parse_json(read_file(path, error, limit, "a JSON file"), path, error)
+def read_json(
+    path: PathLike,
+    error: Type[UserError],
+    form: schema.Form = schema.anything,
+    way_out: str = "",
+) -> Any:
+    """Return the value of a JSON file. Raises `error` as `read_file` and `parse_json` do."""
+    content = read_file(path, error, TEXT_LIMIT, "a JSON file")
+    return parse_json(content, path, error, form, way_out)
 
 
 class _Unpickler(pickle.Unpickler):

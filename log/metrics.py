@@ -29,7 +29,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
 
-from log import LogError
+from log import LogError, schema
 from log.files import PathLike, check_replaceable, parse_json, read_file
 
 
@@ -69,19 +69,24 @@ class Line:
     @classmethod
     def of(cls, text: bytes) -> "Line":
         """Return the line of a text. Raises LogError if it is none."""
-        values = parse_json(text, "line", LogError)
-        if not isinstance(values, dict) or values.get("event") not in list(Event):
-            raise LogError("line: no event")
-        for name in ("epoch", "batch", "batches"):
-            value = values.get(name)
-            if type(value) is not int or not (name == "batches") <= value < 1 << 62:
-                raise LogError(f"line: {name}")
-        figures = {field.name for field in dataclasses.fields(cls)} - {"event"}
-        for name in figures:
-            if type(values.get(name)) not in (int, float, type(None)):
-                raise LogError(f"line: {name}")
-        known = {name: values[name] for name in figures if name in values}
-        return cls(event=Event(values["event"]), **known)
+        values = parse_json(text, "a line", LogError, _FORM)
+        known = {each.name for each in dataclasses.fields(cls)}
+        of_line = {name: value for name, value in values.items() if name in known}
+        return cls(**{**of_line, "event": Event(values["event"])})
+
+
+_FORM = schema.entries(
+    {
+        "event": schema.one_of("an event", lambda value: value in list(Event)),
+        "epoch": schema.whole(),
+        "batch": schema.whole(),
+        "batches": schema.whole(1),
+    },
+    dict.fromkeys(
+        ("update", "loss", "top1", "top5", "lr", "images_s", "seconds", "memory_mb"),
+        schema.optional(schema.number()),
+    ),
+)
 
 
 def read_metrics(path: PathLike) -> List[Line]:

@@ -1,5 +1,6 @@
 """Every record of a file: what is wrong with it, and a copy of the file without the bad ones."""
 
+import hashlib
 import json
 import os
 import random
@@ -7,15 +8,17 @@ import shutil
 import tempfile
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import Any, Dict, Iterator, Optional
 
 import numpy as np
 from tqdm import tqdm
 
 from data import DataError
 from data.formats.recordfile import has_checksum, problem_of, read_index, unpacked, walk, writing
+from log import schema
+from log.files import read_json, write_whole
 
 # Bytes that one task of a thread checks: small records in groups.
 _GROUP = 1 << 18
@@ -135,21 +138,20 @@ def _copying(target: Path):
 
 def without_bad_records(path, num_thread: int) -> tuple:
     """Return (a file of the good records of `path`, [what is left out]): `path` itself where all
-    are good, else NAME.clean.rec beside it. What was found is remembered in NAME.clean.json, for
-    as long as the file is the same."""
+    are good, else NAME.clean.rec beside it, or in the user's cache if that folder can't be written
+    to. What was found is kept in NAME.clean.json there, for as long as the file is the same."""
     path = Path(path)
-    clean, notes = path.with_suffix(".clean.rec"), path.with_suffix(".clean.json")
+    clean = _folder_for_copy(path) / path.with_suffix(".clean.rec").name
+    notes = clean.with_suffix(".json")
     status = os.stat(path)
     same = {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
-    try:
-        known = json.loads(notes.read_text())
-    except FileNotFoundError:
-        known = None
+    known = _known(notes)
     if not known or known["file"] != same or (known["bad"] and not clean.exists()):
         bad = []
-        if shutil.disk_usage(path.parent).free < status.st_size:
+        clean.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(clean.parent).free < status.st_size:
             raise DataError(
-                f"{path.parent}: no room for a copy of {path.name} without its bad records"
+                f"{clean.parent}: no room for a copy of {path.name} without its bad records"
             )
         with _copying(clean) as copy, _bar(path) as bar:
             for found, problem in checked(path, index=read_index(path), num_thread=num_thread):
@@ -162,5 +164,27 @@ def without_bad_records(path, num_thread: int) -> tuple:
             for ending in (".idx", ".rec"):
                 clean.with_suffix(ending).unlink()
         known = {"file": same, "bad": bad}
-        notes.write_text(json.dumps(known, indent=1))
+        write_whole(notes, json.dumps(known, indent=1).encode())
     return str(clean if known["bad"] else path), known["bad"]
+
+
+def _folder_for_copy(path: Path) -> Path:
+    """Return where a copy of records can be: beside them or, if nobody can write there, in a folder
+    of their own in the user's cache."""
+    if os.access(path.parent, os.W_OK):
+        return path.parent
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    digest = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
+    return Path(cache, "xception", digest[:16])
+
+
+_KNOWN = schema.entries({"file": schema.map_of(schema.whole()), "bad": schema.list_of(schema.text)})
+
+
+def _known(notes: Path) -> Optional[Dict[str, Any]]:
+    """Return what was found in an earlier run, None if that is not known or damaged."""
+    known: Optional[Dict[str, Any]] = None
+    if notes.exists():
+        with suppress(DataError):
+            known = read_json(notes, DataError, _KNOWN)
+    return known

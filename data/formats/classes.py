@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Optional
 
 from data import DataError
+from log.files import read_text, write_whole
 
 #: The file beside training records that names the classes, one a line, in label order.
 CLASSES = "classes.txt"
@@ -17,19 +18,14 @@ def class_names(rec) -> Optional[list]:
 
 def read_class_names(path) -> list:
     """Return the names in a file, one a line. Raises DataError where it is not UTF-8 text."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
+    lines = read_text(path, DataError).split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def write_class_names(folder, names):
     """Write classes.txt: the names of the classes in the order of the labels, one a line."""
     text = "".join(f"{printable(name)}\n" for name in names)
-    Path(folder, "classes.txt").write_text(text, encoding="utf-8")
+    write_whole(Path(folder, CLASSES), text.encode())
 
 
 def printable(name: str) -> str:

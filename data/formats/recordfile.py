@@ -12,6 +12,7 @@ that im2rec made; in those made here it holds a checksum, which no reader minds,
 changed bit can be found.
 """
 
+import io
 import os
 import struct
 import warnings
@@ -27,6 +28,7 @@ import numpy as np
 
 from data import DataError
 from data.formats.images import ImageError, check
+from log.files import open_file, read_file
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 _FRAME = struct.Struct("<4sI")
@@ -86,7 +88,7 @@ def walk(path, number: int = 0, offset: int = 0) -> Iterator[Found]:
     Raises DataError where the file can't be read.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_file(path, DataError, "a record file") as file:
             size = os.fstat(file.fileno()).st_size
             while offset < size:
                 try:
@@ -213,6 +215,8 @@ class Records:
 
 #: So many records ahead the disk is told what will be read: it answers several at a time.
 _AHEAD = 512
+# Of an index: 60 million records' lines.
+_INDEX_LIMIT = 1 << 30
 # A frame, and of a record's header the flag, the label and the label behind it.
 _HEAD = struct.Struct("<4sIIf16xf")
 
@@ -226,7 +230,7 @@ def scan(path) -> Records:
     index = read_index(path)
     offsets, labels = array("q"), array("f")
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_file(path, DataError, "a record file") as file:
             fd = file.fileno()
             size = os.fstat(fd).st_size
             hints = [] if index is None else index[_AHEAD:, 1].clip(0, size).tolist()
@@ -289,14 +293,13 @@ def read_index(rec) -> Optional[np.ndarray]:
     """Return the index of a record file as rows (number, byte offset), (N, 2) int64; None where it
     has none. Raises DataError where the index is no index."""
     path = Path(rec).with_suffix(".idx")
+    if not os.path.lexists(path):
+        return None
+    content = read_file(path, DataError, _INDEX_LIMIT, "an index")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an empty file's
-            index = np.loadtxt(path, np.int64, ndmin=2)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
+            index = np.loadtxt(io.BytesIO(content), np.int64, ndmin=2)
     except ValueError:
         index = None
     if index is None or index.shape[1:] != (2,):

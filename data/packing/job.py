@@ -10,6 +10,7 @@ from data import DataError
 from data.formats import images
 from data.packing.sources import find_images
 from data.packing.writer import digest
+from log.files import read_json, write_whole
 
 #: Images whose size is looked at, about.
 _SAMPLE = 100
@@ -80,10 +81,13 @@ def remember_job(args, parts):
     if not args.enlarge:
         job.update(enlarge=False)
     path = args.out / "pack.json"
-    if path.exists() and json.loads(path.read_text()) != job:
+    if (
+        path.exists()
+        and read_json(path, DataError, f"give another folder, or delete {args.out}") != job
+    ):
         raise DataError(
             f"{args.out} has records of other images or settings: give another folder, or delete it"
         )
     if not path.exists() and any(args.out.glob("*.rec")):
         raise DataError(f"{args.out} has records that data.pack did not make: give another folder")
-    path.write_text(json.dumps(job, indent=1))
+    write_whole(path, json.dumps(job, indent=1).encode())

@@ -8,6 +8,7 @@ from pathlib import Path
 from data import DataError
 from data.formats.classes import printable
 from data.formats.images import ImageError
+from log.files import read_file
 
 #: A larger file is no image that one would train on.
 _MAX_BYTES = 1 << 30
@@ -98,7 +99,7 @@ def listed_images(lst: Path, root: Path) -> tuple:
     and a path below `root`, with tabs between. A class has the name of its images' folder, if they
     are in one and no others are; else its label."""
     items, folders = [], {}
-    text = os.fsdecode(lst.read_bytes())
+    text = os.fsdecode(read_file(lst, DataError, 1 << 32, "a list of images"))
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue

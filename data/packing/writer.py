@@ -17,6 +17,19 @@ from data.formats import images
 from data.formats.images import ImageError
 from data.formats.recordfile import packed, writing
 from data.packing import CHUNK
+from log import schema
+from log.files import read_json, read_text, write_whole
+
+# What is kept of an interrupted `pack_files`.
+_STATE = schema.entries(
+    {
+        "job": schema.map_of(schema.anything),
+        "done": schema.whole(),
+        "rec": schema.whole(),
+        "idx": schema.whole(),
+        "skipped": schema.list_of(schema.tuple_of(schema.text, schema.text)),
+    }
+)
 
 
 def encode_png(image) -> bytes:
@@ -75,7 +88,7 @@ def pack_files(
         job["enlarge"] = False
     state = {"job": job, "done": 0, "rec": 0, "idx": 0, "skipped": []}
     if progress.exists():
-        saved = json.loads(progress.read_text())
+        saved = read_json(progress, DataError, _STATE, "delete it to restart")
         if saved["job"] != job:
             raise DataError(f"{progress}: of another list or other settings; delete it to restart")
         state = saved
@@ -116,9 +129,7 @@ def pack_files(
                 file.flush()
                 os.fsync(file.fileno())
             state.update(done=numbers.stop, rec=rec_file.tell(), idx=idx_file.tell())
-            new = progress.with_name(progress.name + ".new")
-            new.write_text(json.dumps(state))
-            os.replace(new, progress)
+            write_whole(progress, json.dumps(state).encode())
     if not state["rec"]:
         raise DataError(f"{rec}: none of its {len(items)} images can be read")
     if state["skipped"]:
@@ -137,13 +148,14 @@ def digest(items) -> str:
 
 
 def write_skipped(path, skipped):
-    Path(path).write_text("".join(f"{name}\t{reason}\n" for name, reason in skipped), "utf-8")
+    write_whole(path, "".join(f"{name}\t{reason}\n" for name, reason in skipped).encode())
 
 
 def _read_skipped(path):
     if not path.exists():
         return []
-    return [line.split("\t", 1) for line in path.read_text("utf-8").splitlines()]
+    lines = read_text(path, DataError).split("\n")
+    return [line.split("\t", 1) for line in lines if "\t" in line]
 
 
 def finished(rec: Path) -> bool:
