@@ -645,12 +645,12 @@ def prepare(args, cluster) -> tuple:
     )
     say(
         f"{num_examples} images of {num_classes} classes, {batches} batches an epoch; "
-        f"{', '.join(map(str, contexts))}; {dtype}; lr {trainer.schedule.at(start.epoch):g}"
+        f"{', '.join(map(str, contexts))}; {dtype}; lr {trainer.schedule.rate_at(start.epoch):g}"
     )
     if args.accumulate > 1:
         say(
             f"--accumulate {args.accumulate}: {args.accumulate * args.batch_size * workers} images "
-            f"an update, {trainer.an_epoch} updates an epoch"
+            f"an update, {trainer.updates.per_epoch} updates an epoch"
         )
     fit = {
         "images": images,

@@ -129,6 +129,28 @@ class Report:
             other.line(line)
 
 
+class NoReport(Report):
+    """The report of a worker that leaves it to another one."""
+
+    def __init__(self):
+        pass
+
+    def __exit__(self, *_error):
+        pass
+
+    def batch(self, epoch: int, batch: int, lr: float, figures: list, due: bool):
+        pass
+
+    def epoch(self, epoch: int, lr: float, figures: list):
+        pass
+
+    def validation(self, epoch: int, figures: list, images: int, seconds: float):
+        pass
+
+    def sync(self):
+        pass
+
+
 class _Clock:
     """Batches, and the time that they took, since the clock was started."""
 

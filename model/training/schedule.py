@@ -1,29 +1,54 @@
-"""The learning rate over a run."""
+"""The learning rate of every update of a run: `Schedule.rate_of_update` decides it."""
 
 import math
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Tuple
 
 import mxnet as mx
+
+from model.checkpoint import Place
+
+
+@dataclass(frozen=True)
+class Updates:
+    """How a run counts the updates of its parameters.
+
+    batches : of an epoch. accumulate : batches whose gradients make an update; those at the end of
+        an epoch may be fewer.
+    at_once : updates that are made together: with dist_async the servers count those of all
+        workers.
+    """
+
+    batches: int
+    accumulate: int = 1
+    at_once: int = 1
+
+    @property
+    def per_epoch(self) -> int:
+        return math.ceil(self.batches / self.accumulate) * self.at_once
+
+    def before(self, place: Place) -> int:
+        """Return the updates of the run before `place`."""
+        return place.epoch * self.per_epoch + place.batch // self.accumulate * self.at_once
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Learning rate `lr` from epoch `since` on, and what becomes of it.
+    """Learning rate `lr` from epoch `first_epoch` on, and how it changes.
 
     kind : ``step``: times `factor` at the start of each of `steps` (epochs) that comes after
-        `since`; ``exponential``: times `factor` at the start of every `every`-th epoch after it,
-        as in Chollet 2017, section 4.3; ``cosine``: along half a cosine (Loshchilov and Hutter
-        2017, equation 5, without restarts) from the end of the warm-up, or from `since` where that
-        is later, to `lowest` at epoch `end`.
+        `first_epoch`; ``exponential``: times `factor` at the start of every `every`-th epoch after
+        it, as in Chollet 2017, section 4.3; ``cosine``: along half a cosine (Loshchilov and Hutter
+        2017, equation 5, without restarts) from the end of the warm-up, or from `first_epoch` if
+        that is later, to `lowest` at epoch `end`.
     warmup : in the first `warmup` epochs of the run the rate rises linearly, update by update, to
-        what it is else (Goyal et al. 2017, section 2.2).
+        what it would be without (Goyal et al. 2017, section 2.2).
     lowest : no rate is below it, but for the warm-up's.
     """
 
     lr: float
-    since: int
-    steps: tuple
+    first_epoch: int
+    steps: Tuple[int, ...]
     factor: float
     kind: str = "step"
     warmup: float = 0
@@ -31,51 +56,50 @@ class Schedule:
     every: Optional[int] = None
     end: Optional[int] = None
 
-    def at(self, epoch: int) -> float:
-        """Return the rate at the start of `epoch`, but for the warm-up."""
-        return self._decayed(epoch)
+    def rate_of_update(self, update: int, updates_per_epoch: int) -> float:
+        """Return the learning rate of an update of the run, counted from 0."""
+        rate = self.rate_at(update / updates_per_epoch)
+        warming_up = self.warmup * updates_per_epoch
+        return rate * (update + 1) / warming_up if update + 1 < warming_up else rate
 
-    def rate(self, update: int, an_epoch: int) -> float:
-        """Return the rate of an update of the run, counted from 0, with `an_epoch` updates an
-        epoch."""
-        rate = self._decayed(update / an_epoch)
-        updates = self.warmup * an_epoch
-        return rate * (update + 1) / updates if update + 1 < updates else rate
-
-    def _decayed(self, position):
-        """The rate after `position` epochs, a fraction within one."""
+    def rate_at(self, position: float) -> float:
+        """Return the rate after `position` epochs, a fraction within one, without the warm-up."""
         if self.kind == "cosine":
-            begin = max(self.since, self.warmup)
+            begin = max(self.first_epoch, self.warmup)
             done = (position - begin) / (self.end - begin) if self.end > begin else 1
             wave = (1 + math.cos(math.pi * min(max(done, 0), 1))) / 2
             # --lr may be below --lr-min: then there is nothing to decay.
             return self.lr - max(self.lr - self.lowest, 0) * (1 - wave)
         if self.kind == "exponential":
-            decays = int(position) // self.every - self.since // self.every
+            decays = int(position) // self.every - self.first_epoch // self.every
         else:
-            decays = len([step for step in self.steps if self.since < step <= position])
+            decays = len([step for step in self.steps if self.first_epoch < step <= position])
         return max(self.lr * self.factor**decays, min(self.lr, self.lowest))
 
-    def scheduler(self, an_epoch: int, first: int = 0):
+    def scheduler(
+        self, updates_per_epoch: int, first_update: int = 0
+    ) -> Optional[mx.lr_scheduler.LRScheduler]:
         """Return MXNet's scheduler; None for a constant rate.
 
-        an_epoch : updates an epoch. first : updates of the run before the optimizer's first one.
+        first_update : updates of the run before the optimizer's first one.
         """
-        if self.kind == "step" and not self.warmup and not first:
-            updates = [step * an_epoch for step in self.steps if step > self.since]
+        if self.kind == "step" and not self.warmup and not first_update:
+            updates = [step * updates_per_epoch for step in self.steps if step > self.first_epoch]
             if not updates:
                 return None
             return mx.lr_scheduler.MultiFactorScheduler(updates, self.factor, base_lr=self.lr)
-        return Scheduler(self, an_epoch, first)
+        return Scheduler(self, updates_per_epoch, first_update)
 
 
 class Scheduler(mx.lr_scheduler.LRScheduler):
     """A function of the number of updates alone: nothing of it needs saving."""
 
-    def __init__(self, schedule: Schedule, an_epoch: int, first: int):
+    def __init__(self, schedule: Schedule, updates_per_epoch: int, first_update: int):
         super().__init__(base_lr=schedule.lr)
-        self._schedule, self._an_epoch, self._first = schedule, an_epoch, first
+        self._schedule = schedule
+        self._updates_per_epoch, self._first_update = updates_per_epoch, first_update
 
-    def __call__(self, num_update):
+    def __call__(self, num_update: int) -> float:
         # MXNet counts the update before it asks for its rate.
-        return self._schedule.rate(max(num_update - 1, 0) + self._first, self._an_epoch)
+        update = max(num_update - 1, 0) + self._first_update
+        return self._schedule.rate_of_update(update, self._updates_per_epoch)

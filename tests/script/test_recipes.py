@@ -15,14 +15,13 @@ import symbol_xception
 import train_xception
 from model import ModelError, evaluate
 from model.checkpoint import Checkpoints, Generation, Place, ndarray_file
-from model.job.cluster import Alone
 from model.network.loading import ndarray_params, numpy_params
 from model.training.average import Average, AveragedCheckpoints
 from model.training.finetune import training_symbol
 from model.training.module import ResumableModule
 from model.training.optimizers import Method
-from model.training.schedule import Schedule
-from model.training.trainer import Housekeeping, Trainer
+from model.training.schedule import Schedule, Updates
+from model.training.start import usable_states
 from tests.conftest import command
 
 # Flags
@@ -70,30 +69,30 @@ def test_flags_that_do_not_go_together_are_one_line(capsys, arguments, says):
 
 def test_cosine_with_warm_up():
     schedule = Schedule(1.0, 0, (), 1, "cosine", warmup=2, lowest=0.1, end=12)
-    rates = [schedule.rate(update, 10) for update in range(120)]
+    rates = [schedule.rate_of_update(update, 10) for update in range(120)]
     assert rates[:20] == pytest.approx([(update + 1) / 20 for update in range(20)])
     wanted = [0.1 + 0.9 * (1 + math.cos(math.pi * k / 100)) / 2 for k in range(100)]
     assert rates[20:] == pytest.approx(wanted)
     # --retrain --lr 0.5 from epoch 7: from there down to the same end, and no warm-up.
     again = Schedule(0.5, 7, (), 1, "cosine", warmup=2, lowest=0.1, end=12)
-    assert again.rate(70, 10) == 0.5
-    assert again.rate(95, 10) == pytest.approx(0.3)
-    assert 0.1 < again.rate(119, 10) < 0.101
+    assert again.rate_of_update(70, 10) == 0.5
+    assert again.rate_of_update(95, 10) == pytest.approx(0.3)
+    assert 0.1 < again.rate_of_update(119, 10) < 0.101
 
 
 def test_exponential_in_steps():
     schedule = Schedule(0.045, 0, (), 0.94, "exponential", lowest=0.04, every=2)
-    rates = [schedule.rate(update, 5) for update in (0, 9, 10, 19, 20, 40)]
+    rates = [schedule.rate_of_update(update, 5) for update in (0, 9, 10, 19, 20, 40)]
     assert rates == pytest.approx([0.045, 0.045, 0.0423, 0.0423, 0.04, 0.04])
     later = Schedule(0.01, 3, (), 0.94, "exponential", every=2)
-    assert [later.rate(5 * epoch, 5) for epoch in (3, 4, 6)] == pytest.approx(
+    assert [later.rate_of_update(5 * epoch, 5) for epoch in (3, 4, 6)] == pytest.approx(
         [0.01, 0.0094, 0.008836]
     )
 
 
 def test_the_optimizer_gets_the_schedule():
     schedule = Schedule(0.1, 0, (2,), 0.1, warmup=0.5)
-    scheduler = schedule.scheduler(4, first=3)
+    scheduler = schedule.scheduler(4, first_update=3)
     # Its first update is the run's fourth.
     assert scheduler(1) == pytest.approx(0.1) and scheduler(6) == pytest.approx(0.01)
     assert schedule.scheduler(4)(1) == pytest.approx(0.05)
@@ -283,25 +282,19 @@ def test_another_optimizer_begins_anew_and_wants_a_rate():
     states = {"w:0": np.ones(2), "w~": np.ones(2), "w+0": np.ones(2)}
     generation = Generation(Place(1, 3), "", {}, states, run_of, 1)
 
-    def trainer(method):
-        return Trainer(
-            small_symbol(), [mx.cpu()], Alone("device"), None,
-            {**settings, "optimizer": method.optimizer, "mom": method.mom},
-            5, 7, 6, Schedule(0.1, 0, (), 1), method, Housekeeping(),
-        )  # fmt: skip
+    def usable(generation, method):
+        now = {**settings, "optimizer": method.optimizer, "mom": method.mom}
+        return usable_states(generation, Place(1, 3), now, method, Updates(7, method.accumulate))
 
-    same = trainer(Method())
-    assert same._usable_states(generation, Place(1, 3)) == states and not same.first_update
-    adam = trainer(Method("adam", accumulate=2))
-    assert set(adam._usable_states(generation, Place(1, 3))) == {"w~"}
-    assert (adam.an_epoch, adam.first_update) == (4, 5)
+    assert usable(generation, Method()) == (states, 0)
+    adam = Method("adam", accumulate=2)
+    assert Updates(7, 2).per_epoch == 4
+    assert usable(generation, adam) == ({"w~": states["w~"]}, 5)
     # And is gone on with, also where a batch has become a third and an epoch three times as long.
     settings_of_adam = {**settings, "optimizer": "adam", "accumulate": 2}
     run_of = {**run_of, "settings": settings_of_adam, "updates": 6, "first_update": 3}
-    adam.first_update = 0
     generation = Generation(Place(1, 3), "", {}, states, run_of, 1)
-    assert set(adam._usable_states(generation, Place(1, 3))) == {"w:0", "w~", "w+0"}
-    assert adam.first_update == 3 * 5 // 6
+    assert usable(generation, adam) == (states, 3 * 5 // 6)
 
     args = train_xception.parse_arguments(["--retrain", "--optimizer=adam"])
     with pytest.raises(ModelError, match="--optimizer adam at the rate of nag"):

@@ -1,0 +1,153 @@
+"""What happens around Module.fit, after each of its batches and epochs."""
+
+import contextlib
+import json
+from typing import Iterator, Optional
+
+import mxnet as mx
+
+from log.report import Report
+from model import ModelError, mxnet_reason
+from model.checkpoint import Place
+from model.job.cluster import Alone
+from model.network.loading import numpy_params
+from model.training.checks import FiniteChecks
+from model.training.figures import Figures
+from model.training.module import ResumableModule
+from model.training.saving import CheckpointWriter
+from model.training.start import Start
+from model.training.stopping import ReadableBatches, Stopping
+from model.training.validation import Validation
+
+
+class Callbacks:
+    """The callbacks of a run: `after_batch` and `after_epoch` for Module.fit, within `around_fit`.
+
+    start : where the run starts. batches : what it trains on.
+    """
+
+    def __init__(
+        self,
+        module: ResumableModule,
+        batches: ReadableBatches,
+        start: Start,
+        figures: Figures,
+        writer: CheckpointWriter,
+        validation: Validation,
+        stopping: Stopping,
+        cluster: Alone,
+        report: Report,
+    ):
+        self._module, self._batches = module, batches
+        self._start = start
+        self._figures = figures
+        self._writer = writer
+        self._checks = FiniteChecks(module, figures.metric, lambda: writer.last)
+        self._validation = validation
+        self._stopping = stopping
+        self._cluster = cluster
+        self._report = report
+        self._epoch_done = start.place
+
+    @contextlib.contextmanager
+    def around_fit(self) -> Iterator[None]:
+        """What lasts as long as Module.fit: signals stop the run, errors are ones of this project.
+
+        Raises Interrupted, ModelError if the run can't go on, and what reading a record raises; all
+        but a divergence leave a checkpoint.
+        """
+        with self._stopping.handling_signals():
+            try:
+                self._resume()
+                yield
+            except StopIteration:
+                # Module.fit: not one batch of an epoch could be read.
+                if self._writer.last != self._epoch_done:
+                    self._save(self._epoch_done)
+                self._stopping.raise_unreadable(self._batches.error, self._epoch_done)
+            except mx.base.MXNetError as error:
+                raise ModelError(f"MXNet: {mxnet_reason(error)}") from None
+
+    def _resume(self) -> None:
+        """Put back what the checkpoint has, if there is one, and do what was still to do then."""
+        start, generation = self._start, self._start.generation
+        if not generation:
+            return
+        self._module.restore_states(start.states)
+        self._writer.resume(generation)
+        if start.place.batch:
+            sums = generation.run["figures"]
+            self._figures.restore(sums, self._cluster.rank, start.place.batch)
+        if start.lacks_validation:
+            params = start.params_to_validate(self._module.averages)
+            self._validate(start.place, True, *params)
+            if self._stopping.signal:
+                raise self._stopping.interrupted(start.place)
+
+    # Module.fit's callbacks
+
+    def after_batch(self, param: mx.model.BatchEndParam) -> None:
+        batch = param.locals["data_batch"]
+        place = Place(batch.epoch, batch.number + 1)
+        self._checks.check_loss(place)
+        if self._figures.log_batch(param, place):
+            self._checks.check_parameters(place)
+        self._figures.report_batch(place, self._module.learning_rate)
+        self._stopping.agree(place, self._batches.error)
+        # Gradients that wait in other workers would not be in the checkpoint.
+        can_save = self._cluster.workers == 1 or not self._module.gradients_wait
+        if self._stopping.unreadable:
+            if can_save:
+                self._save(place)
+            self._stopping.raise_unreadable(self._batches.error, place)
+        if param.locals["end_of_batch"] or not can_save:
+            return  # the end of the epoch has a checkpoint of its own
+        if self._stopping.signal or self._writer.is_due(place):
+            self._save(place)
+        if self._stopping.signal:
+            raise self._stopping.interrupted(place)
+
+    def after_epoch(
+        self, epoch: int, _symbol: mx.sym.Symbol, arg_params: dict, aux_params: dict
+    ) -> None:
+        place = self._epoch_done = Place(epoch + 1)
+        self._checks.check_parameters(place)
+        self._figures.log_epoch(epoch, self._module.learning_rate)
+        saved = self._writer.is_due(place)
+        # First the checkpoint, then its score: validation may take long, and may be interrupted.
+        if saved:
+            self._save(place)
+        validated = self._validate(place, saved, *self._module.averaged(arg_params, aux_params))
+        self._stopping.agree(place)
+        if self._stopping.signal and not saved:
+            self._save(place)
+        self._writer.prune()
+        if self._stopping.signal and not (validated and self._writer.is_last(place)):
+            raise self._stopping.interrupted(place)
+
+    def _validate(self, place: Place, saved: bool, arg_params: dict, aux_params: dict) -> bool:
+        """Validate these parameters; return False if a signal came between."""
+        if not self._validation.is_wanted:
+            return True
+        values = self._validation.score(place, arg_params, aux_params)
+        if self._stopping.unreadable:
+            if not saved:
+                self._save(place)
+            self._stopping.raise_unreadable(self._validation.error)
+        if values and saved:
+            self._writer.add_validation(place, dict(values))
+        return values is not None
+
+    def _save(self, place: Place) -> None:
+        """Write a checkpoint. All workers call it: each has a part of what is in it."""
+        if not self._writer.writes and self._cluster.workers == 1:
+            return
+        self._report.sync()
+        params = numpy_params(*self._module.get_params())
+        self._checks.check_saved(params, place)
+        states = self._module.training_state(at_epoch_end=not place.batch)
+        sums: Optional[list] = None
+        if place.batch:
+            own = json.dumps(self._figures.metric.sums()).encode()
+            sums = [json.loads(each) for each in self._cluster.gather(own)]
+        self._writer.write(place, params, states, sums)
