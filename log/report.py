@@ -132,22 +132,27 @@ class Report:
 class NoReport(Report):
     """The report of a worker that leaves it to another one."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         pass
 
-    def __exit__(self, *_error):
+    def __exit__(
+        self,
+        _type: Optional[Type[BaseException]],
+        _error: Optional[BaseException],
+        _traceback: Optional[TracebackType],
+    ) -> None:
         pass
 
-    def batch(self, epoch: int, batch: int, lr: float, figures: list, due: bool):
+    def batch(self, epoch: int, batch: int, lr: float, figures: Figures, due: bool) -> None:
         pass
 
-    def epoch(self, epoch: int, lr: float, figures: list):
+    def epoch(self, epoch: int, lr: float, figures: Figures) -> None:
         pass
 
-    def validation(self, epoch: int, figures: list, images: int, seconds: float):
+    def validation(self, epoch: int, figures: Figures, images: int, seconds: float) -> None:
         pass
 
-    def sync(self):
+    def sync(self) -> None:
         pass
 
 
