@@ -230,7 +230,7 @@ def checkpoints(provoked, patch):
         raise OSError(errno.ENOSPC, "")
 
     with patch.context() as within:
-        within.setattr("model.checkpoint.generations.os.fsync", full)
+        within.setattr("log.files.os.fsync", full)
         provoked.train("--num-epochs=1", "--model-prefix=model/full")
     Path("log/empty.log").touch()
     provoked.run(plot_curves.main, "log/empty.log")
