@@ -57,7 +57,7 @@ def add_up(in_order, filters, batches):
     from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
 
     os.environ["DMLC_ROLE"] = role
-    kvstore._in_order = lambda *_: in_order
+    kvstore.adds_in_order = lambda *_: in_order
     if role != "worker":
         cluster.serve(role, "dist_sync", 60)
     job = cluster.join("dist_sync", 60)
