@@ -4,7 +4,7 @@
 #   ./run.sh setup       only set up: .venv, with MXNet for this machine
 #   ./run.sh test [...]  set up what the tests need and run them ([...]: arguments of pytest)
 #   ./run.sh train ...   train_xception.py with these arguments
-#   ./run.sh lint        check the style
+#   ./run.sh lint        check the style and the types
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -141,6 +141,7 @@ case "${1-}" in
     install .venv tests tests/requirements.txt
     python -m ruff check .
     python -m ruff format --check .
+    python -m mypy
     ;;
   -h | --help) usage ;;
   *) usage >&2; exit 2 ;;

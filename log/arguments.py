@@ -1,7 +1,9 @@
 """Arguments of the training script about what it says."""
 
+import argparse
 
-def add_log_args(parser):
+
+def add_log_args(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what it says")
     group.add_argument(
         "--quiet",

@@ -59,6 +59,7 @@ def flag(
     return dataclasses.field(default=default, metadata={"flag": metadata})
 
 
+@dataclass(frozen=True)
 class Flags:
     """Base of a group of flags, a frozen dataclass."""
 

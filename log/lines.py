@@ -102,7 +102,7 @@ def _complain_once(handler: logging.Handler) -> None:
     let the run continue."""
     printed: List[bool] = []
 
-    def handle_error(_record: logging.LogRecord) -> None:
+    def handle_error(record: logging.LogRecord) -> None:
         if not printed:
             printed.append(True)
             name = getattr(handler, "baseFilename", "standard output")

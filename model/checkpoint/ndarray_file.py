@@ -13,6 +13,7 @@ dimensions of 32 bits.
 """
 
 import struct
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
@@ -29,14 +30,14 @@ class FormatError(ValueError):
     """Not an NDArray file, or a damaged one; says where."""
 
 
-def dump(arrays: dict, write) -> None:
+def dump(arrays: Dict[str, np.ndarray], write: Callable[[bytes], object]) -> None:
     """Pass a file's bytes, piece by piece, to `write`. `arrays`: name -> numpy array."""
     write(struct.pack("<QQQ", _LIST_MAGIC, 0, len(arrays)))
     for array in arrays.values():
         head = struct.pack("<Iii", _V2_MAGIC, 0, array.ndim)
         head += struct.pack(f"<{array.ndim}q", *array.shape)
         write(head + struct.pack("<iii", _CPU, 0, _TYPES.index(str(array.dtype))))
-        write(memoryview(np.ascontiguousarray(array)).cast("B"))
+        write(np.ascontiguousarray(array).data.cast("B"))
     write(struct.pack("<Q", len(arrays)))
     for name in arrays:
         encoded = name.encode()
@@ -48,13 +49,13 @@ def has_magic(content: bytes) -> bool:
     return content[:8] == struct.pack("<Q", _LIST_MAGIC)
 
 
-def parse(content: bytes) -> dict:
+def parse(content: bytes) -> Dict[str, np.ndarray]:
     """Return name -> numpy array of a whole file's `content`. Raises FormatError."""
     reader = _Reader(content)
     magic, _, count = reader.take("QQQ", "header")
     if magic != _LIST_MAGIC:
         raise FormatError(f"not an NDArray file (it begins with {content[:8].hex()})")
-    arrays = []
+    arrays: List[np.ndarray] = []
     while len(arrays) < count:
         arrays.append(_parse_array(reader, f"array {len(arrays)}"))
     (named,) = reader.take("Q", "names")
@@ -68,7 +69,7 @@ def parse(content: bytes) -> dict:
     return dict(zip(names, arrays))
 
 
-def _parse_array(reader, what):
+def _parse_array(reader: "_Reader", what: str) -> np.ndarray:
     (magic,) = reader.take("I", what)
     if magic == _V2_MAGIC:
         storage, ndim = reader.take("ii", what)
@@ -95,7 +96,7 @@ def _parse_array(reader, what):
     return np.frombuffer(reader.bytes(size, what), dtype).reshape(shape)
 
 
-def _parse_name(reader):
+def _parse_name(reader: "_Reader") -> str:
     (length,) = reader.take("Q", "a name")
     try:
         return bytes(reader.bytes(length, "a name")).decode()
@@ -104,18 +105,18 @@ def _parse_name(reader):
 
 
 class _Reader:
-    def __init__(self, content):
+    def __init__(self, content: bytes):
         self._content = memoryview(content)
         self._position = 0
 
     def left(self) -> int:
         return len(self._content) - self._position
 
-    def bytes(self, size, what):
+    def bytes(self, size: int, what: str) -> memoryview:
         if size > self.left():
             raise FormatError(f"cut off: {what} needs {size} bytes, {self.left()} are left")
         self._position += size
         return self._content[self._position - size : self._position]
 
-    def take(self, types, what):
+    def take(self, types: str, what: str) -> Tuple[Any, ...]:
         return struct.unpack(f"<{types}", self.bytes(struct.calcsize(f"<{types}"), what))

@@ -77,13 +77,13 @@ class SavedGenerations:
         Last in time, by the counter in the files: a run that went back to epoch 3 and has saved
         epoch 4 again resumes from there, whatever later epochs an earlier run has left.
         """
-        counted = []
+        counted: List[Tuple[float, Place]] = []
         for place in self.places():
             try:
                 counted.append((self._describe(place).count, place))
             except ModelError:
                 counted.append((float("inf"), place))
-        passed_over = []
+        passed_over: List[str] = []
         for _, place in sorted(counted, reverse=True):
             try:
                 return self.load(place), passed_over
