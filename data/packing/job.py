@@ -83,7 +83,7 @@ def remember_job(args, parts):
     path = args.out / "pack.json"
     if (
         path.exists()
-        and read_json(path, DataError, f"give another folder, or delete {args.out}") != job
+        and read_json(path, DataError, way_out=f"give another folder, or delete {args.out}") != job
     ):
         raise DataError(
             f"{args.out} has records of other images or settings: give another folder, or delete it"
