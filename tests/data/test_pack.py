@@ -22,7 +22,7 @@ from data.formats import classes, recordfile
 from data.formats.images import ImageError, check, read
 from data.packing import job, writer
 from tests.conftest import ROOT, mounted_tmpfs
-from tests.data.test_data import files_in, read_all
+from tests.data.files import files_in, read_all
 
 # 60 wide, 40 high, a colour in each corner (red, green, blue, yellow from the upper left on), so
 # that an image that is turned, mirrored or of other colours is another.

@@ -1,0 +1,190 @@
+"""data.iterators: an epoch holds the records, each once, and can be entered anywhere."""
+
+import subprocess
+import sys
+
+import mxnet as mx
+import numpy as np
+import pytest
+
+from data import DataError, inspect, iterators
+from data.formats import classes
+from data.packing import writer
+from tests.conftest import ROOT
+from tests.data.files import record, write
+
+IMAGES = 22
+
+
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def numbered(tmp_path_factory):
+    """Arguments for 22 images of noise, the label of each its number; shuffled, cropped."""
+    path = tmp_path_factory.mktemp("numbered") / "numbered.rec"
+    rng = np.random.RandomState(0)
+    noise = rng.randint(0, 256, (IMAGES, 32, 32, 3)).astype(np.uint8)
+    write(path, *[record(float(i), writer.encode_png(image), i) for i, image in enumerate(noise)])
+    args = {"path_imgrec": str(path), "data_shape": (3, 28, 28), "batch_size": BATCH}
+    return iterators.training_args(args, {"rand_crop": True, "rand_mirror": True})
+
+
+def rest_of_epoch(iterator) -> list:
+    """Return all that is to know of each batch up to the end of the epoch."""
+    return [
+        {
+            "place": (batch.epoch, batch.number),
+            "seed": batch.seed,
+            "labels": batch.label[0].asnumpy().tolist(),
+            "pixels": batch.data[0].asnumpy().tobytes(),
+            "pad": batch.pad,
+        }
+        for batch in iterator
+    ]
+
+
+def seen(batches) -> list:
+    return [label for batch in batches for label in batch["labels"][: BATCH - batch["pad"]]]
+
+
+def test_every_epoch_has_every_image_once(numbered):
+    iterator = iterators.EpochIter(numbered, seed=5)
+    orders = []
+    for epoch in range(3):
+        batches = rest_of_epoch(iterator)
+        assert [batch["place"] for batch in batches] == [(epoch, i) for i in range(6)]
+        assert [batch["pad"] for batch in batches] == [0] * 5 + [2]
+        assert all(len(batch["labels"]) == BATCH for batch in batches)
+        orders.append(seen(batches))
+        assert sorted(orders[-1]) == list(range(IMAGES))
+        iterator.reset()
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_an_epoch_can_be_had_without_those_before_it(numbered):
+    iterator = iterators.EpochIter(numbered, seed=5)
+    for epoch in range(3):
+        reached = rest_of_epoch(iterator)
+        assert rest_of_epoch(iterators.EpochIter(numbered, seed=5, epoch=epoch)) == reached
+        iterator.reset()
+
+
+def test_reset_within_an_epoch_goes_to_the_next(numbered):
+    iterator = iterators.EpochIter(numbered, seed=5)
+    iterator.next()
+    iterator.reset()
+    assert rest_of_epoch(iterator) == rest_of_epoch(iterators.EpochIter(numbered, seed=5, epoch=1))
+
+
+@pytest.mark.parametrize("number", [1, 4, 6])
+def test_an_epoch_can_be_entered_at_a_batch(numbered, number):
+    """And what follows that epoch is the same too. 6 is the end of the epoch: nothing is left."""
+    whole = iterators.EpochIter(numbered, seed=5, epoch=1)
+    entered = iterators.EpochIter(numbered, seed=5, epoch=1, number=number)
+    assert rest_of_epoch(entered) == rest_of_epoch(whole)[number:]
+    for iterator in (whole, entered):
+        iterator.reset()
+    assert rest_of_epoch(entered) == rest_of_epoch(whole)
+
+
+def test_another_seed_is_another_order(numbered):
+    runs = [rest_of_epoch(iterators.EpochIter(numbered, seed=seed)) for seed in (0, 1, 2**40)]
+    for key in ("labels", "pixels", "seed"):
+        assert len({str([batch[key] for batch in run]) for run in runs}) == 3
+
+
+def test_augmentation_follows_from_seed_and_epoch(numbered):
+    """The images in order, so that crops and mirrors alone differ; not by the number of threads."""
+
+    def pixels(seed, epoch, threads):
+        args = {**numbered, "shuffle": False, "preprocess_threads": threads}
+        batches = rest_of_epoch(iterators.EpochIter(args, seed=seed, epoch=epoch))
+        assert seen(batches) == list(range(IMAGES))
+        return b"".join(batch["pixels"] for batch in batches)
+
+    places = [(0, 0), (0, 1), (1, 0)]
+    assert len({pixels(*place, threads=1) for place in places}) == 3
+    for place in places:
+        assert pixels(*place, threads=1) == pixels(*place, threads=2)
+
+
+def test_seeds_of_batches_differ(numbered):
+    seeds = [
+        batch["seed"]
+        for epoch in range(3)
+        for part in range(2)
+        for batch in rest_of_epoch(
+            iterators.EpochIter({**numbered, "num_parts": 2, "part_index": part}, epoch=epoch)
+        )
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_what_is_read_ahead_is_told_when_it_is_asked_for(numbered, tmp_path):
+    """MXNet itself raises while it is set up where what it has read ahead is no image."""
+    path = tmp_path / "bad.rec"
+    write(path, *[record(float(i), b"no image", i) for i in range(IMAGES)])
+    args = {**numbered, "path_imgrec": str(path)}
+    for _ in range(5):
+        iterator = iterators.EpochIter(args)
+        with pytest.raises(DataError, match="epoch 0, batch 1: a record can't be read: record"):
+            iterator.next()
+    with pytest.raises(mx.base.MXNetError):
+        mx.io.ImageRecordIter(**args)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_parts_together_have_every_image_once(numbered, epoch):
+    parts = [
+        seen(
+            rest_of_epoch(
+                iterators.EpochIter({**numbered, "num_parts": 3, "part_index": part}, epoch=epoch)
+            )
+        )
+        for part in range(3)
+    ]
+    assert all(parts)
+    assert sorted(label for part in parts for label in part) == list(range(IMAGES))
+
+
+def test_what_a_checkpoint_says_of_its_images(tmp_path):
+    rec = tmp_path / "val.rec"
+    writer = mx.recordio.MXRecordIO(str(rec), "w")
+    for height, width in [(20, 30), (25, 20), (20, 20), (21, 40)]:
+        image = np.zeros((height, width, 3), np.uint8)
+        writer.write(
+            mx.recordio.pack_img(mx.recordio.IRHeader(0, 0.0, 0, 0), image, img_fmt=".png")
+        )
+    writer.close()
+    assert inspect.short_side(rec, sample=3) == 20
+    assert inspect.short_side(rec) is None
+    assert classes.class_names(rec) is None
+    (tmp_path / "classes.txt").write_bytes("été\nhiver\n".encode())
+    assert classes.class_names(rec) == ["été", "hiver"]
+    (tmp_path / "classes.txt").write_bytes("été".encode("latin-1"))
+    with pytest.raises(DataError, match=r"classes.txt: not UTF-8"):
+        classes.class_names(rec)
+
+
+def test_epochs_leave_no_memory_behind(digits):
+    """A process of its own, 20 epochs: not one batch an epoch more than after the first 5."""
+    script = """
+from data.iterators import EpochIter
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+images = EpochIter({"path_imgrec": REC, "data_shape": (3, 256, 256), "batch_size": 90})
+sizes = []
+for _ in range(20):
+    for batch in images:
+        batch.data[0].wait_to_read()
+    images.reset()
+    sizes.append(resident())
+print((sizes[-1] - sizes[4]) / (90 * 3 * 256 * 256 * 4))
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", script.replace("REC", repr(str(digits / "val.rec")))],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(process.stdout.split()[-1]) < 10  # three an epoch were 45
