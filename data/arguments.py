@@ -1,26 +1,26 @@
-"""Arguments about data.
-
-As in MXNet's own image-classification scripts, each room adds its arguments to the parser.
-"""
+"""The flags about data, and the types of their values."""
 
 import argparse
 import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Tuple
 
-from data.datasets import DATASETS
+from data.datasets import DATASETS, DataSet
 from log.command import numbers, whole
+from log.flags import Flags, flag
 
 # Types of arguments
 
 
-def image_shape(text):
+def image_shape(text: str) -> Tuple[int, ...]:
     shape = numbers(text, "3,height,width", whole(1))
     if len(shape) != 3 or shape[0] != 3:
         raise argparse.ArgumentTypeError(f"must be 3,height,width, not {text!r}")
     return shape
 
 
-def three_numbers(text):
+def three_numbers(text: str) -> Tuple[float, ...]:
     values = numbers(text, "three numbers as in 123.68,116.78,103.94", float)
     if len(values) == 1:
         values *= 3
@@ -29,99 +29,114 @@ def three_numbers(text):
     return values
 
 
-def divisors(text):
+def divisors(text: str) -> Tuple[float, ...]:
     values = three_numbers(text)
     if min(values) <= 0:
         raise argparse.ArgumentTypeError(f"must be three numbers above 0, not {text!r}")
     return values
 
 
-# Data sets and their images
+# The flags
 
 
-def by_data_type(text) -> str:
-    """Return how the help tells a default that the data set gives: `text` of each."""
+def by_data_type(text: Callable[[DataSet], object]) -> str:
+    """Return how the help states a default that the data set gives: `text` of each."""
     values = ", ".join(f"{name}: {text(data)}" for name, data in DATASETS.items())
     return f"(default by data type: {values})"
 
 
-def add_data_args(parser):
-    group = parser.add_argument_group("data")
-    group.add_argument("--data-type", choices=DATASETS, default="imagenet", help="data set")
-    group.add_argument(
-        "--data-dir", metavar="DIR", help="folder of the .rec files (default: ./data/<data type>/)"
+@dataclass(frozen=True)
+class Data(Flags):
+    """Which records, and what the network sees of them."""
+
+    TITLE = "data"
+
+    data_type: str = flag("imagenet", "data set", choices=DATASETS, kept=True)
+    data_dir: str = flag(
+        None, "folder of the .rec files (default: ./data/<data type>/)", metavar="DIR"
     )
-    group.add_argument(
-        "--data-train",
+    data_train: str = flag(
+        None,
+        "training records " + by_data_type(lambda data: data.train_records[2]),
         metavar="REC",
-        help="training records " + by_data_type(lambda data: data.train_records[2]),
+        kept=True,
+        shared=False,
     )
-    group.add_argument(
-        "--data-val",
+    data_val: str = flag(
+        None,
+        "validation records; empty for none " + by_data_type(lambda data: data.val_records),
         metavar="REC",
-        help="validation records; empty for none " + by_data_type(lambda data: data.val_records),
+        kept=True,
+        shared=False,
     )
-    group.add_argument(
-        "--image-shape",
-        type=image_shape,
-        metavar="C,H,W",
-        help="channels, height, width of the network's input "
+    image_shape: Tuple[int, int, int] = flag(
+        None,
+        "channels, height, width of the network's input "
         + by_data_type(lambda data: ",".join(map(str, data.image_shape))),
+        image_shape,
+        "C,H,W",
+        kept=True,
     )
-    group.add_argument(
-        "--num-examples",
-        type=whole(1),
-        metavar="N",
-        help="training images (default: as many as the records hold)",
+    num_examples: Optional[int] = flag(
+        None, "training images (default: as many as the records hold)", whole(1), "N"
     )
-    group.add_argument(
-        "--num-classes",
-        type=whole(1),
-        metavar="N",
-        help="classes (default: the largest training label + 1)",
+    num_classes: Optional[int] = flag(
+        None, "classes (default: the largest training label + 1)", whole(1), "N"
     )
-    group.add_argument(
-        "--aug-level",
-        type=int,
-        choices=(1, 2, 3),
-        default=2,
-        help="augmentation: 1 crop and mirror; 2 scale, aspect ratio and colour too; 3 rotation "
+    aug_level: int = flag(
+        2,
+        "augmentation: 1 crop and mirror; 2 scale, aspect ratio and colour too; 3 rotation "
         "and shear too; cifar10 and digits always have a padded crop alone",
+        int,
+        choices=(1, 2, 3),
+        kept=True,
     )
-    group.add_argument(
-        "--rgb-mean",
-        type=three_numbers,
-        metavar="R,G,B",
-        help="subtracted from the pixels, by channel (default: 0; that of the network that the run "
+    rgb_mean: Optional[Tuple[float, ...]] = flag(
+        None,
+        "subtracted from the pixels, by channel (default: 0; that of the network that the run "
         "starts or goes on from)",
+        three_numbers,
+        "R,G,B",
+        kept=True,
     )
-    group.add_argument(
-        "--rgb-std",
-        type=divisors,
-        metavar="R,G,B",
-        help="what the pixels are divided by then, by channel (default: 1; that of the network "
+    rgb_std: Optional[Tuple[float, ...]] = flag(
+        None,
+        "what the pixels are divided by then, by channel (default: 1; that of the network "
         "that the run starts or goes on from)",
+        divisors,
+        "R,G,B",
+        kept=True,
     )
-    group.add_argument(
-        "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads"
-    )
-    group.add_argument(
-        "--skip-bad-records",
-        action="store_true",
-        help="check every record first, and train and validate without those that are damaged; "
+    data_nthreads: int = flag(4, "decoding threads", whole(1), "N")
+    skip_bad_records: bool = flag(
+        False,
+        "check every record first, and train and validate without those that are damaged; "
         "what was found is kept beside the records",
+        kept=True,
     )
-    group.add_argument("--list-dir", default="./", help="not used, and was not in 2017")
+    list_dir: str = flag("./", "not used, and was not in 2017")
+
+    @property
+    def data_set(self) -> DataSet:
+        return DATASETS[self.data_type]
+
+    @property
+    def records(self) -> Tuple[str, ...]:
+        """The training and, if there is one, the validation file."""
+        return tuple(path for path in (self.data_train, self.data_val) if path)
 
 
-def complete_data_args(args):
-    """Fill in what the data set gives where it was not given."""
-    data = DATASETS[args.data_type]
-    args.data_dir = args.data_dir or f"./data/{args.data_type}/"
-    if args.data_train is None:
-        args.data_train = str(Path(args.data_dir, data.train_records[args.aug_level]))
-    if args.data_val is None:
-        args.data_val = str(Path(args.data_dir, data.val_records))
-    args.image_shape = args.image_shape or data.image_shape
-    args.num_epochs = args.num_epochs or data.num_epochs
-    args.lr_steps = data.lr_steps if args.lr_steps is None else args.lr_steps
+def complete_data(values: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the values of all flags with those that the data set gives where none was given."""
+    data = DATASETS[values["data_type"]]
+    folder = values["data_dir"] or f"./data/{values['data_type']}/"
+    defaults = {
+        "data_dir": folder,
+        "data_train": str(Path(folder, data.train_records[values["aug_level"]])),
+        "data_val": str(Path(folder, data.val_records)),
+        "image_shape": data.image_shape,
+        "num_epochs": data.num_epochs,
+        "lr_steps": data.lr_steps,
+    }
+    missing = {name: value for name, value in defaults.items() if values[name] is None}
+    return {**values, "data_dir": folder, **missing}

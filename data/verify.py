@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from data.arguments import image_shape
-from data.augmentation import add_augmentation_args, augmentation_of, complete_augmentation
+from data.augmentation import Augmentation
 from data.datasets import DATASETS
 from log.command import OneLineParser, add_num_thread_arg, command, whole
+from log.flags import UsageError
 
 
 def parse_arguments(argv) -> argparse.Namespace:
@@ -74,10 +75,12 @@ def parse_arguments(argv) -> argparse.Namespace:
         help="its level, as for train_xception.py (default: %(default)s)",
     )
     add_num_thread_arg(parser)
-    add_augmentation_args(parser)
+    Augmentation.add_to(parser)
     args = parser.parse_args(argv)
-    args.image_shape = args.image_shape or DATASETS[args.data_type].image_shape
-    complete_augmentation(parser, args)
+    try:
+        Augmentation.of(vars(args)).check(*_level_and_shape(args))
+    except UsageError as error:
+        parser.error(str(error))
     for path in args.records:
         if path.is_dir():
             parser.error(f"{path}: a folder: give the .rec files in it")
@@ -90,12 +93,28 @@ def parse_arguments(argv) -> argparse.Namespace:
     return args
 
 
+def _level_and_shape(args: argparse.Namespace) -> tuple:
+    data = DATASETS[args.data_type]
+    return data.augmentation[args.aug_level], args.image_shape or data.image_shape
+
+
+def augmented_args(args: argparse.Namespace, path: Path) -> dict:
+    """Return the arguments of ImageRecordIter for the images in `path` as training sees them."""
+    from data.inspect import short_side
+    from data.iterators import training_args
+
+    augmentation = Augmentation.of(vars(args))
+    level, shape = _level_and_shape(args)
+    side = short_side(path) if augmentation.cuts_and_resizes else None
+    drawn = augmentation.arguments(level, shape, side)
+    return training_args({"data_shape": shape, "verbose": False}, drawn)
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     with command("data.verify", "interrupted", writes_files=True) as outcome:
         args = parse_arguments(argv)
         from data.checking.records import verify
         from data.formats.classes import class_names
-        from data.iterators import training_args
 
         outcome.begun()
         for path in args.records:
@@ -109,8 +128,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             if shown:
                 from data.checking.pictures import draw
 
-                shape = {"data_shape": args.image_shape, "verbose": False}
-                augmented = training_args(shape, augmentation_of(args, path))
+                augmented = augmented_args(args, path)
                 folder = args.show_dir or path.parent
                 folder.mkdir(parents=True, exist_ok=True)
                 for picture in draw(shown, names, augmented, folder / path.stem):

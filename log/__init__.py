@@ -7,3 +7,11 @@ class UserError(Exception):
 
 class LogError(UserError):
     """A log that can't be written or read."""
+
+
+class Interrupted(Exception):
+    """A signal (`signal`, its number) ended a run; its checkpoint is written."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.signal = number

@@ -1,32 +1,35 @@
-"""Arguments of the training script about what it says."""
+"""The flags of the training script about what it says."""
 
-import argparse
+from dataclasses import dataclass
+from typing import Optional
+
+from log.flags import Flags, flag
 
 
-def add_log_args(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("what it says")
-    group.add_argument(
-        "--quiet",
-        action="store_true",
-        help="nothing on standard output; warnings and errors on standard error; the log file has "
+@dataclass(frozen=True)
+class Saying(Flags):
+    """What a run prints and writes besides checkpoints."""
+
+    TITLE = "what it says"
+
+    quiet: bool = flag(
+        False,
+        "nothing on standard output; warnings and errors on standard error; the log file has "
         "everything",
     )
-    group.add_argument(
-        "--tensorboard",
+    tensorboard: Optional[str] = flag(
+        None,
+        "write the figures for TensorBoard too, into DIR or, without DIR, "
+        "log/tensorboard/<name of the log file>; needs tensorboardX (default: not)",
+        metavar="DIR",
         nargs="?",
         const="",
-        metavar="DIR",
-        help="write the figures for TensorBoard too, into DIR or, without DIR, "
-        "log/tensorboard/<name of the log file>; needs tensorboardX (default: not)",
     )
-    group.add_argument(
-        "--summary",
-        action="store_true",
-        help="print the network block by block, for images of --image-shape, and end; no file is "
-        "needed",
+    summary: bool = flag(
+        False,
+        "print the network block by block, for images of --image-shape, and end; no file is needed",
     )
-    group.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="check everything up to the first batch, print it, and end; nothing is written",
+    dry_run: bool = flag(
+        False,
+        "check everything up to the first batch, print it, and end; nothing is written",
     )

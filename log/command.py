@@ -25,7 +25,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, Callable, Iterator, NoReturn, Optional, TextIO, Tuple, TypeVar, Union, cast
 
-from log import UserError
+from log import Interrupted, UserError
 from log.files import os_reason
 from log.machine import usable_cores
 
@@ -86,6 +86,8 @@ def command(
         except MemoryError:
             outcome.code = outcome.failure
             print_error(prog, "not enough memory")
+        except Interrupted as stop:
+            outcome.code = 128 + stop.signal
         except KeyboardInterrupt:
             outcome.code = 128 + signal.SIGINT
             if interrupted:

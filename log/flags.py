@@ -24,9 +24,11 @@ class Flag:
     """What is known about a flag besides its name and its default.
 
     kept : a checkpoint keeps the value, because it decides what the run computes.
+    before : what it was for a checkpoint that was written before the flag existed.
     shared : all workers of a job must have the same value.
     options : further arguments of add_argument.
     off : a second flag, which sets the value to False, and its help.
+    parameter : the name of what it sets elsewhere, such as an argument of ImageRecordIter.
     """
 
     help: str
@@ -34,6 +36,12 @@ class Flag:
     shared: bool
     options: Dict[str, Any]
     off: Optional[Tuple[str, str]]
+    parameter: Optional[str]
+    before: Any
+
+
+class UsageError(Exception):
+    """Flags that don't go together. One line, that names them."""
 
 
 def flag(
@@ -45,17 +53,22 @@ def flag(
     kept: bool = False,
     shared: Optional[bool] = None,
     off: Optional[Tuple[str, str]] = None,
+    parameter: Optional[str] = None,
+    before: Any = None,
     **options: Any,
 ) -> Any:
     """Return the dataclass field of a flag. A default of False makes a switch.
 
-    shared : as for `Flag`; by default as `kept`. options : choices, nargs, const of add_argument.
+    type, metavar, options : arguments of add_argument; the others : as for `Flag`. By default
+    `shared` is as `kept`, and `before` is the default.
     """
     if default is False:
         options["action"] = "store_true"
     else:
         options.update(type=type, metavar=metavar)
-    metadata = Flag(help, kept, kept if shared is None else shared, options, off)
+    shared = kept if shared is None else shared
+    before = default if before is None else before
+    metadata = Flag(help, kept, shared, options, off, parameter, before)
     return dataclasses.field(default=default, metadata={"flag": metadata})
 
 
@@ -90,6 +103,11 @@ class Flags:
     def of(cls: Type[F], values: Dict[str, Any]) -> F:
         """Return the group with the values of its fields, which are taken by name."""
         return cls(**{field.name: values[field.name] for field in dataclasses.fields(cls)})
+
+    def values(self) -> Dict[str, Any]:
+        """Return the value of each flag, as JSON holds it (tuples as lists)."""
+        named = {name: getattr(self, name) for name, _, _ in self.flags()}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in named.items()}
 
 
 def spelled(name: str) -> str:

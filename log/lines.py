@@ -1,13 +1,14 @@
 """The text log of a run: the same lines in a file and on the terminal."""
 
+import contextlib
 import logging
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import List, TextIO
+from typing import Iterator, List, TextIO
 
-from log import LogError
+from log import LogError, UserError
 from log.command import one_line, raising
 from log.files import PathLike
 
@@ -39,6 +40,16 @@ def open_log(path: PathLike, anew: bool = False, quiet: bool = False) -> logging
         handler.setFormatter(_Lines("%(asctime)s %(message)s"))
         logger.addHandler(handler)
     return logger
+
+
+@contextlib.contextmanager
+def errors_in_log(logger: logging.Logger) -> Iterator[None]:
+    """Write what ends the body, a `UserError`, to the log too."""
+    try:
+        yield
+    except UserError as error:
+        logger.error("error: %s", error)
+        raise
 
 
 def check_log(path: PathLike) -> None:

@@ -1,18 +1,12 @@
 """Checkpoints, and everything that reads, writes or runs a model."""
 
-from log import UserError
+from log import Interrupted, UserError
+
+__all__ = ["Interrupted", "ModelError", "mxnet_reason"]
 
 
 class ModelError(UserError):
     """A checkpoint or device that can't be used."""
-
-
-class Interrupted(Exception):
-    """A signal (`signal`, its number) ended a run; its checkpoint is written."""
-
-    def __init__(self, number):
-        super().__init__(number)
-        self.signal = number
 
 
 def mxnet_reason(error) -> str:

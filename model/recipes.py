@@ -1,12 +1,14 @@
-"""Recipes: named sets of defaults for how a network is trained, and the arguments about it."""
+"""Recipes: named sets of defaults for how a network is trained, and the flags about it."""
 
-import argparse
 import shlex
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, Optional
 
 from log.command import below_one, from_zero, positive, whole
-from model.training.optimizers import OPTIMIZERS, Method
+from log.flags import Flags, UsageError, flag, spelled
+from model.training.optimizers import OPTIMIZERS
 
-RECIPES = {
+RECIPES: Dict[str, Dict[str, Any]] = {
     # The script of 2017. Its epochs and decay steps are those of the data set.
     "2017": {
         "optimizer": "nag",
@@ -50,233 +52,207 @@ RECIPES = {
     },
 }
 
-#: What a checkpoint was trained with that says nothing of these: it is older than they are.
-BEFORE_RECIPES = {
-    "recipe": "2017",
-    "optimizer": "nag",
-    "epsilon": None,
-    "lr_schedule": "step",
-    "warmup_epochs": 0.0,
-    "lr_min": 0.0,
-    "decay_epochs": None,
-    "lr_end": None,
-    "label_smoothing": 0.0,
-    "no_bias_decay": False,
-    "clip_gradient": None,
-    "accumulate": 1,
-    "ema": 0.0,
-}
-
-# Where --optimizer is given without --lr: MXNet's own default of most of them.
+#: MXNet's own default rate of most optimizers that scale each element by itself, for --optimizer
+#: without --lr.
 _ADAPTIVE_LR = 0.001
-# The share of the epochs that a recipe's warm-up takes: 5 of ImageNet's 125.
+_ADAPTIVE = ("adam", "lamb", "rmsprop")
+#: The share of the epochs that a recipe's warm-up takes: 5 of ImageNet's 125.
 _WARMUP_SHARE = 1 / 25
-# --lr-factor of each schedule; the paper's every 2 epochs.
+#: --lr-factor of each schedule, and how often the paper's decays.
 _FACTORS = {"step": 0.1, "exponential": 0.94, "cosine": None}
 _PAPER_DECAY_EPOCHS = 2
 
-_NOT_GIVEN = object()
 
+@dataclass(frozen=True)
+class Recipe(Flags):
+    """How gradients become updates.
 
-def add_recipe_args(parser):
-    group = parser.add_argument_group("training recipe")
-    group.add_argument(
-        "--recipe",
-        choices=RECIPES,
-        default="2017",
-        help="set of defaults for the flags below and for --lr, --mom, --wd and --dropout, each of "
+    A checkpoint that lacks one of these was written before the flag existed, and so was trained
+    with its default.
+    """
+
+    TITLE = "training recipe"
+
+    recipe: str = flag(
+        "2017",
+        "set of defaults for the flags below and for --lr, --mom, --wd and --dropout, each of "
         "which may be given beside it. 2017: those of --help. paper: Chollet 2017 for ImageNet: "
         "sgd at 0.045, times 0.94 every 2 epochs, --wd 0.00001, --dropout 0.5, --ema 0.9999. "
         "modern: cosine, warm-up over the first 25th of the epochs, --label-smoothing 0.1, "
         "--no-bias-decay, --ema 0.9999",
+        choices=RECIPES,
+        kept=True,
     )
-    group.add_argument(
-        "--optimizer",
-        choices=OPTIMIZERS,
-        default="nag",
-        help="MXNet's; --mom is the momentum of nag and sgd and, above 0, that of rmsprop in its "
+    optimizer: str = flag(
+        "nag",
+        "MXNet's; --mom is the momentum of nag and sgd and, above 0, that of rmsprop in its "
         "centered form, and beta1 of adam and lamb. Another optimizer than the run had begins "
         "without its momentum",
+        choices=OPTIMIZERS,
+        kept=True,
     )
-    group.add_argument(
-        "--epsilon",
-        type=positive,
-        metavar="X",
-        help="what rmsprop, adam and lamb add before they divide (default: MXNet's; 1e-8, lamb "
-        "1e-6)",
+    epsilon: Optional[float] = flag(
+        None,
+        "what rmsprop, adam and lamb add before they divide (default: MXNet's; 1e-8, lamb 1e-6)",
+        positive,
+        "X",
+        kept=True,
     )
-    group.add_argument(
-        "--lr-schedule",
-        choices=_FACTORS,
-        default="step",
-        help="step: times --lr-factor at --lr-steps; exponential: times --lr-factor every "
+    lr_schedule: str = flag(
+        "step",
+        "step: times --lr-factor at --lr-steps; exponential: times --lr-factor every "
         "--decay-epochs; cosine: down to --lr-min at the last epoch. With --retrain and --lr, step "
         "and exponential go on from that rate with the decays that are still to come, and cosine "
         "takes the epochs that are left from that rate down",
+        choices=_FACTORS,
+        kept=True,
     )
-    group.add_argument(
-        "--warmup-epochs",
-        type=from_zero,
-        default=0.0,
-        metavar="X",
-        help="epochs at the start of the run in which the rate rises from 0, update by update; may "
+    warmup_epochs: float = flag(
+        0.0,
+        "epochs at the start of the run in which the rate rises from 0, update by update; may "
         "be a fraction; --lr with --retrain does not repeat them",
+        from_zero,
+        "X",
+        kept=True,
     )
-    group.add_argument(
-        "--lr-min",
-        type=from_zero,
-        metavar="X",
-        help="lowest learning rate of cosine and exponential (default: 0)",
+    lr_min: float = flag(
+        None,
+        "lowest learning rate of cosine and exponential (default: 0)",
+        from_zero,
+        "X",
+        kept=True,
+        before=0.0,
     )
-    group.add_argument(
-        "--decay-epochs",
-        type=whole(1),
-        metavar="N",
-        help="epochs between two decays of --lr-schedule exponential (default: 2)",
+    decay_epochs: Optional[int] = flag(
+        None,
+        "epochs between two decays of --lr-schedule exponential (default: 2)",
+        whole(1),
+        "N",
+        kept=True,
     )
-    group.add_argument(
-        "--label-smoothing",
-        type=below_one,
-        default=0.0,
-        metavar="X",
-        help="share of a label that goes to all other classes, in equal parts; for training alone: "
+    label_smoothing: float = flag(
+        0.0,
+        "share of a label that goes to all other classes, in equal parts; for training alone: "
         "figures and the saved network are without",
+        below_one,
+        "X",
+        kept=True,
     )
-    group.add_argument(
-        "--no-bias-decay",
-        action="store_true",
-        help="weight decay for the weights of convolutions and classifier alone. MXNet by itself "
+    no_bias_decay: bool = flag(
+        False,
+        "weight decay for the weights of convolutions and classifier alone. MXNet by itself "
         "decays what ends in _weight or _gamma: with this flag no BatchNorm's gamma either; biases "
         "and beta it never does",
+        off=("--bias-decay", "takes back a recipe's --no-bias-decay (default: not given)"),
+        kept=True,
     )
-    group.add_argument(
-        "--bias-decay",
-        dest="no_bias_decay",
-        action="store_false",
-        default=argparse.SUPPRESS,
-        help="takes back a recipe's --no-bias-decay (default: not given)",
+    clip_gradient: Optional[float] = flag(
+        None,
+        "cut each element of the gradient off at X and -X (default: not)",
+        positive,
+        "X",
+        kept=True,
     )
-    group.add_argument(
-        "--clip-gradient",
-        type=positive,
-        metavar="X",
-        help="cut each element of the gradient off at X and -X (default: not)",
-    )
-    group.add_argument(
-        "--accumulate",
-        type=whole(1),
-        default=1,
-        metavar="N",
-        help="batches whose gradients make one update, as one batch of N times --batch-size would, "
+    accumulate: int = flag(
+        1,
+        "batches whose gradients make one update, as one batch of N times --batch-size would, "
         "but that BatchNorm sees them one by one; fewer at the end of an epoch where N does not "
         "divide its batches",
+        whole(1),
+        "N",
+        kept=True,
     )
-    group.add_argument(
-        "--ema",
-        type=below_one,
-        default=0.0,
-        metavar="DECAY",
-        help="keep an exponential moving average of the parameters and moving statistics, validate "
+    ema: float = flag(
+        0.0,
+        "keep an exponential moving average of the parameters and moving statistics, validate "
         "it, and save it as a checkpoint of its own, PREFIX-ema; 0 for none. The decay is at most "
         "(1+n)/(10+n) in update n",
+        below_one,
+        "DECAY",
+        kept=True,
     )
 
+    @property
+    def first_lr(self) -> float:
+        """The learning rate of a run that is given none."""
+        of_recipe = RECIPES[self.recipe]
+        if self.optimizer in _ADAPTIVE and self.optimizer != of_recipe["optimizer"]:
+            return _ADAPTIVE_LR
+        return float(of_recipe["lr"])
 
-def parse_with_recipe(parser, argv) -> argparse.Namespace:
-    """Return the arguments, those of the recipe where they were not given; a flag that is given
-    with its default is given."""
-    names = {"recipe", *RECIPES["2017"]}
-    args = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(names, _NOT_GIVEN)))
-    given = {name for name in names if getattr(args, name) is not _NOT_GIVEN}
-    if "recipe" not in given:
-        args.recipe = parser.get_default("recipe")
-    recipe = RECIPES[args.recipe]
-    for name in recipe.keys() - given:
-        setattr(args, name, recipe[name])
-    # --lr stays None where it is not given: with --retrain that is the rate of the run.
-    args.first_lr = recipe["lr"]
+
+def complete_recipe(values: Dict[str, Any], given: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the values of all flags with those of the recipe where none was given.
+
+    --lr stays None if it was not given: with --retrain that is the rate of the run.
+    Raises UsageError for flags that the schedule or optimizer has no use for.
+    """
+    recipe = RECIPES[values["recipe"]]
+    values = {**values, **{name: recipe[name] for name in recipe.keys() - given.keys()}}
     if "lr" not in given:
-        args.lr = None
-        if args.optimizer in ("adam", "lamb", "rmsprop") and args.optimizer != recipe["optimizer"]:
-            args.first_lr = _ADAPTIVE_LR
-    args.given = sorted(given & set(recipe))
-    _check(parser, args)
-    return args
-
-
-def _check(parser, args):
-    kind = args.lr_schedule
-    if args.lr_steps and kind != "step":
-        parser.error(f"--lr-steps is for --lr-schedule step, not {kind}")
-    if args.decay_epochs and kind != "exponential":
-        parser.error(f"--decay-epochs is for --lr-schedule exponential, not {kind}")
-    if args.lr_min and kind == "step":
-        parser.error("--lr-min is for --lr-schedule cosine and exponential, not step")
-    if args.lr_factor is not None and _FACTORS[kind] is None:
-        parser.error(f"--lr-factor is not for --lr-schedule {kind}")
-    if args.epsilon and args.optimizer in ("nag", "sgd"):
-        parser.error(f"--epsilon is for rmsprop, adam and lamb, not {args.optimizer}")
-    if args.accumulate > 1 and args.kv_store == "dist_async":
-        parser.error("--accumulate: not with --kv-store dist_async: its servers scale gradients")
-    args.lr_min = args.lr_min or 0.0
-    if args.lr_factor is None:
-        args.lr_factor = _FACTORS[kind] or 1.0
-    if kind == "exponential":
-        args.decay_epochs = args.decay_epochs or _PAPER_DECAY_EPOCHS
+        values["lr"] = None
+    _check(values)
+    kind = values["lr_schedule"]
+    if values["lr_factor"] is None:
+        values["lr_factor"] = _FACTORS[kind] or 1.0
+    if kind == "exponential" and values["decay_epochs"] is None:
+        values["decay_epochs"] = _PAPER_DECAY_EPOCHS
     if kind != "step":
-        args.lr_steps = ()
+        values["lr_steps"] = ()
+    values["lr_min"] = values["lr_min"] or 0.0
+    return values
 
 
-def complete_recipe(parser, args):
-    """Fill in what follows from the number of epochs."""
-    if args.warmup_epochs is None:
-        args.warmup_epochs = args.num_epochs * _WARMUP_SHARE
-    if args.warmup_epochs >= args.num_epochs:
-        parser.error(
-            f"--warmup-epochs {args.warmup_epochs:g}: must be less than the {args.num_epochs} "
-            "of --num-epochs"
+def _check(values: Dict[str, Any]) -> None:
+    kind, optimizer = values["lr_schedule"], values["optimizer"]
+    if values["lr_steps"] and kind != "step":
+        raise UsageError(f"--lr-steps is for --lr-schedule step, not {kind}")
+    if values["decay_epochs"] and kind != "exponential":
+        raise UsageError(f"--decay-epochs is for --lr-schedule exponential, not {kind}")
+    if values["lr_min"] and kind == "step":
+        raise UsageError("--lr-min is for --lr-schedule cosine and exponential, not step")
+    if values["lr_factor"] is not None and _FACTORS[kind] is None:
+        raise UsageError(f"--lr-factor is not for --lr-schedule {kind}")
+    if values["epsilon"] and optimizer in ("nag", "sgd"):
+        raise UsageError(f"--epsilon is for rmsprop, adam and lamb, not {optimizer}")
+    if values["accumulate"] > 1 and values["kv_store"] == "dist_async":
+        raise UsageError(
+            "--accumulate: not with --kv-store dist_async: its servers scale gradients"
         )
-    args.lr_end = args.num_epochs if args.lr_schedule == "cosine" else None
 
 
-def method_of(args) -> Method:
-    return Method(
-        args.optimizer, args.mom, args.wd, args.epsilon, args.clip_gradient, args.label_smoothing,
-        args.no_bias_decay, args.accumulate, args.ema,
-    )  # fmt: skip
+def complete_warmup(values: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the values of all flags with a recipe's warm-up, a share of the epochs."""
+    epochs, warmup = values["num_epochs"], values["warmup_epochs"]
+    if warmup is None:
+        warmup = epochs * _WARMUP_SHARE
+    if warmup >= epochs:
+        raise UsageError(
+            f"--warmup-epochs {warmup:g}: must be less than the {epochs} of --num-epochs"
+        )
+    return {**values, "warmup_epochs": warmup}
 
 
-def schedule_args(args) -> dict:
-    """Return the arguments of a model.training.schedule.Schedule, but for where it begins."""
-    return {
-        "steps": args.lr_steps,
-        "factor": args.lr_factor,
-        "kind": args.lr_schedule,
-        "warmup": args.warmup_epochs,
-        "lowest": args.lr_min,
-        "every": args.decay_epochs,
-        "end": args.lr_end,
-    }
+def recipe_line(recipe: Recipe, values: Dict[str, Any], given: Iterable[str], resumes: bool) -> str:
+    """Return the line that states what the recipe sets, and which of its flags are given instead.
+
+    values : of all flags. given : the names of those that were given. resumes : the rate is that
+    of a checkpoint, unless it was given.
+    """
+    values = {**values, "lr": values["lr"] or recipe.first_lr}
+
+    def flags(names: Iterable[str]) -> str:
+        return " ".join(_as_given(name, values[name]) for name in names)
+
+    of_recipe = RECIPES[recipe.recipe]
+    instead = sorted(of_recipe.keys() & set(given))
+    names = [name for name in of_recipe if name not in instead and not (resumes and name == "lr")]
+    line = f"recipe {recipe.recipe}: {flags(names)}"
+    return line + (f"; given instead: {flags(instead)}" if instead else "")
 
 
-def recipe_line(args) -> str:
-    """Return the line that tells what the recipe sets, and which flags are given instead."""
-
-    def flags(names):
-        words = []
-        for name in names:
-            value = getattr(args, name)
-            if name == "lr" and value is None:
-                value = args.first_lr
-            if name == "no_bias_decay":
-                words.append("--no-bias-decay" if value else "--bias-decay")
-            else:
-                text = f"{value:g}" if isinstance(value, float) else str(value)
-                words.append(f"--{name.replace('_', '-')} {shlex.quote(text)}")
-        return " ".join(words)
-
-    names = [name for name in RECIPES[args.recipe] if name not in args.given]
-    if args.retrain and "lr" in names:
-        names.remove("lr")
-    line = f"recipe {args.recipe}: {flags(names)}"
-    return line + (f"; given instead: {flags(args.given)}" if args.given else "")
+def _as_given(name: str, value: Any) -> str:
+    if name == "no_bias_decay":
+        return "--no-bias-decay" if value else "--bias-decay"
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{spelled(name)} {shlex.quote(text)}"

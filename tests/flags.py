@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import train_xception
+from model.plan import make_parser
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN = "<!-- The flags: python -m tests.flags writes them. -->\n"
@@ -25,7 +25,7 @@ _DEFAULT = re.compile(r"^(.*?) ?\((default.*)\)$")
 def groups() -> list:
     """Return (title, description, [(flag, default, meaning)]) of each group of --help."""
     with mock.patch.dict(os.environ, COLUMNS=_WIDTH):
-        text = train_xception.make_parser().format_help()
+        text = make_parser().format_help()
     found = []
     for section in text.split("\n\n"):
         title, *lines = section.splitlines()

@@ -11,10 +11,12 @@ from model import ModelError, mxnet_reason
 from model.checkpoint import Place
 from model.job.cluster import Alone
 from model.network.loading import numpy_params
+from model.training.batches import ValidationImages
 from model.training.checks import FiniteChecks
 from model.training.figures import Figures
 from model.training.module import ResumableModule
-from model.training.saving import CheckpointWriter
+from model.training.run import Run
+from model.training.saving import CheckpointWriter, RunRecord, SavingPolicy
 from model.training.start import Start
 from model.training.stopping import ReadableBatches, Stopping
 from model.training.validation import Validation
@@ -48,6 +50,67 @@ class Callbacks:
         self._cluster = cluster
         self._report = report
         self._epoch_done = start.place
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        module: ResumableModule,
+        images: mx.io.DataIter,
+        validation: ValidationImages,
+        cluster: Alone,
+        report: Report,
+    ) -> "Callbacks":
+        """Return the callbacks of a run that trains on `images`."""
+        plan, start = run.plan, run.start
+        stopping = Stopping(cluster)
+        figures = Figures(
+            run.images.num_classes,
+            plan.training.batch_size,
+            plan.saving.frequent,
+            run.schedule,
+            run.updates,
+            report,
+        )
+        writer = CheckpointWriter(
+            run.checkpoints,
+            run.symbol,
+            SavingPolicy(
+                max(plan.training.num_epochs, start.place.epoch),
+                plan.saving.checkpoint_epochs,
+                plan.saving.checkpoint_batches,
+                plan.saving.keep,
+                plan.saving.overwrite,
+            ),
+            RunRecord(run.settings, run.schedule, run.updates, start.first_update),
+            start,
+        )
+        scorer = Validation(
+            run.symbol,
+            list(run.contexts),
+            validation.images,
+            validation.batches,
+            run.images.num_classes,
+            cluster,
+            stopping,
+            report,
+        )
+        batches = ReadableBatches(images, stopping)
+        return cls(module, batches, start, figures, writer, scorer, stopping, cluster, report)
+
+    @property
+    def batches(self) -> ReadableBatches:
+        """What Module.fit trains on."""
+        return self._batches
+
+    @property
+    def metric(self) -> mx.metric.EvalMetric:
+        """What Module.fit measures."""
+        return self._figures.metric
+
+    def summary(self) -> str:
+        """Return a line about what the run has left."""
+        return self._writer.summary()
 
     @contextlib.contextmanager
     def around_fit(self) -> Iterator[None]:

@@ -10,6 +10,8 @@ from model.network.loading import initial_params, ndarray_params, numpy_params
 from model.network.running import LOSS_SCALE, RunningNetwork
 from model.training import state
 from model.training.average import Average, averaged
+from model.training.finetune import frozen_params, training_symbol
+from model.training.run import Run
 
 
 class ResumableModule(mx.mod.Module):
@@ -248,3 +250,27 @@ class ResumableModule(mx.mod.Module):
 
 def _all_finite(arrays: Sequence[mx.nd.NDArray]) -> bool:
     return bool(mx.nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar())
+
+
+def module_of(run: Run, cluster: Alone) -> ResumableModule:
+    """Return the module that trains the network of a run."""
+    method, finetuning = run.method, run.plan.finetuning
+    frozen = frozen_params(run.symbol, finetuning.freeze)
+    symbol = training_symbol(
+        run.symbol,
+        frozen,
+        finetuning.head_lr_mult,
+        method.label_smoothing,
+        method.no_bias_decay,
+    )
+    return ResumableModule(
+        symbol,
+        list(run.contexts),
+        run.dtype,
+        run.plan.devices.memonger,
+        frozen,
+        method.accumulate,
+        run.batches,
+        method.ema,
+        cluster,
+    )

@@ -78,6 +78,7 @@ class Start:
 
     def params_to_validate(self, of_averages: bool) -> Tuple[Params, Params]:
         """Return the checkpoint's parameters, or their averages."""
+        assert self.generation, "only a run that resumes has parameters to validate"
         params = self.generation.params
         return ndarray_params(averaged(params, self.generation.states) if of_averages else params)
 

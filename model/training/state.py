@@ -13,12 +13,14 @@ saved: `crop` and `pad` below are functions (NAME, numpy array) -> numpy array t
 shape in which a network runs to the one in which it is saved, and back.
 """
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+import functools
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
 
 from model import ModelError
+from model.job.cluster import Alone
 
 Arrays = Dict[str, np.ndarray]
 Reshape = Callable[[str, np.ndarray], np.ndarray]
@@ -88,7 +90,7 @@ def _checked(name: str, saved: Optional[np.ndarray], shape: Tuple[int, ...]) -> 
     return saved
 
 
-def _slots(state) -> tuple:
+def _slots(state: Any) -> Tuple[mx.nd.NDArray, ...]:
     """The arrays of an optimizer's state: None, an array, or a tuple of these."""
     if state is None:
         return ()
@@ -100,7 +102,7 @@ def _slots(state) -> tuple:
 # Moving statistics
 
 
-def statistics_of_all(blocks: Dict[str, list], cluster) -> List[Arrays]:
+def statistics_of_all(blocks: Dict[str, list], cluster: Alone) -> List[Arrays]:
     """Return, for each device of each worker, name -> moving statistic; all workers call it.
 
     blocks : name -> the statistic on each device of this worker.
@@ -127,7 +129,9 @@ def statistics_arrays(devices: List[Arrays], crop: Reshape) -> Arrays:
     }
 
 
-def restore_statistics(blocks: Dict[str, list], arrays: Arrays, pad: Reshape, cluster) -> None:
+def restore_statistics(
+    blocks: Dict[str, list], arrays: Arrays, pad: Reshape, cluster: Alone
+) -> None:
     """Give each device of this worker its own ``NAME@k``.
 
     From a checkpoint of another number of devices, all keep their average, which they have.
@@ -142,7 +146,7 @@ def restore_statistics(blocks: Dict[str, list], arrays: Arrays, pad: Reshape, cl
 # Between workers
 
 
-def broadcast_arrays(arrays: Arrays, source: int, cluster) -> Arrays:
+def broadcast_arrays(arrays: Arrays, source: int, cluster: Alone) -> Arrays:
     """Return the float32 arrays that worker `source` has of these names and shapes."""
     received = cluster.broadcast(_packed(arrays), source)
     return _unpacked(np.frombuffer(received, np.float32), arrays)
@@ -218,6 +222,8 @@ class GradientSums:
             saved = [arrays[f"{name}+{k}"] for k in range(devices)]
             if len(saved) != len(sums):
                 # Of another number of devices: an update adds them all up anyway.
-                saved = [sum(saved)] + [np.zeros_like(saved[0])] * (len(sums) - 1)
+                saved = [functools.reduce(np.add, saved)] + [np.zeros_like(saved[0])] * (
+                    len(sums) - 1
+                )
             for total, array in zip(sums, saved):
                 total[:] = pad(name, array)

@@ -78,7 +78,7 @@ class Validation:
         """
         agreed = 0
 
-        def stop(error=None):
+        def stop(error: Optional[Exception] = None) -> bool:
             nonlocal agreed
             agreed += 1
             return self._stopping.agree(f"validation after {place}", error)

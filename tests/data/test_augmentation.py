@@ -5,8 +5,11 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-import train_xception
-from data.augmentation import augmentation
+from model.checkpoint import Place
+from model.job.cluster import Alone
+from model.plan import Plan
+from model.training.batches import training_iter
+from model.training.origin import origin_of
 
 COUNT, HEIGHT, WIDTH, SIZE = 12, 60, 90, 48
 
@@ -42,14 +45,12 @@ PLAIN = (
 
 def images_of(rec, flags):
     """What training gets, (N, height, width, 3) in float64."""
-    from model.checkpoint import Place
-
     # At level 2, what --random-resized-crop can't be had with is not to be named.
     level = PLAIN.replace("--random-crop=0 ", "").replace("level=1", "level=2")
     level += "--max-random-h=0 --max-random-s=0 --max-random-l=0 "
     plain = level if "resized" in flags else PLAIN
-    args = train_xception.parse_arguments((plain + flags).split())
-    batch = train_xception.training_images(args, rec, Place(0), 1).next()
+    plan = Plan.of((plain + flags).split())
+    batch = training_iter(plan, origin_of(plan, None), rec, Place(0), 1, Alone()).next()
     return batch.data[0].asnumpy().transpose(0, 2, 3, 1).astype(float)
 
 
@@ -176,14 +177,15 @@ def test_what_is_cut_out_and_resized_is_whole(tmp_path, shape, flags):
 )
 def test_what_would_do_nothing_is_one_line(capsys, flags, says):
     with pytest.raises(SystemExit) as stop:
-        train_xception.parse_arguments((PLAIN + flags).split())
+        Plan.of((PLAIN + flags).split())
     error = capsys.readouterr().err
     assert stop.value.code == 2 and says in error and error.count("\n") == 1
 
 
 def test_a_flag_takes_the_place_of_its_level():
     def drawn(text):
-        return augmentation(train_xception.parse_arguments(text.split()), 480)
+        plan = Plan.of(text.split())
+        return plan.augmentation.arguments(plan.level, plan.data.image_shape, 480)
 
     level = drawn("--aug-level=2")
     assert drawn("--aug-level=2 --max-random-h=0 --brightness=0.4") == {

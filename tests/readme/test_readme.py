@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import train_xception
+from model.plan import Plan
 from model.recipes import RECIPES
 from tests import flags
 from tests.conftest import ROOT
@@ -125,7 +126,7 @@ def test_every_command_is_run_by_a_test_or_says_why_not():
     assert not unknown, "neither in RUN_BY nor in NOT_RUN"
     used = [runs(command)[0] for command in commands()]
     assert not [pattern for pattern in (*RUN_BY, *NOT_RUN) if pattern not in used]
-    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     missing = [name for name in RUN_BY.values() if f"\ndef {name}(" not in tests]
     assert not missing
 
@@ -161,7 +162,7 @@ def test_every_training_command_has_arguments_that_exist():
     assert len(lines) >= 15
     for line in lines:
         words = shlex.split(line.replace(" ...", ""))
-        train_xception.parse_arguments(words[words.index("train_xception.py") + 1 :])
+        Plan.of(words[words.index("train_xception.py") + 1 :])
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_training_commands_train(command, in_workshop, tmp_path, capsys):
         small += ["--cpus=2"]
     epochs = 1
     if "--retrain" in words:
-        given = train_xception.parse_arguments(words)
+        given = Plan.of(words).saving
         epochs = 1 + (given.model_load_epoch or 125)
         prefix = given.model_prefix
     else:

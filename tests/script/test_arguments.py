@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import train_xception
 from data.datasets import DATASETS
+from model.plan import Plan
 from tests.conftest import ROOT, command
 
 
@@ -61,12 +61,13 @@ FLAGS_OF_2017 = {
 
 
 def test_flags_of_2017_have_their_defaults():
-    args = vars(train_xception.parse_arguments([]))
+    plan = Plan.of([])
+    args = plan.arguments()
     for flag, default in FLAGS_OF_2017.items():
         assert args[flag[2:].replace("-", "_")] == default, flag
     assert args["model_prefix"] == "model/xception-imagenet-0-0"
-    assert (args["num_epochs"], args["lr_steps"]) == (125, (20, 40, 60, 80, 90, 110))
-    levels = [train_xception.parse_arguments([f"--aug-level={i}"]).data_train for i in (1, 2, 3)]
+    assert (plan.training.num_epochs, plan.training.lr_steps) == (125, (20, 40, 60, 80, 90, 110))
+    levels = [Plan.of([f"--aug-level={i}"]).data.data_train for i in (1, 2, 3)]
     assert [Path(path).name for path in levels] == [
         "train_256_q90.rec",
         "train_480_q90.rec",

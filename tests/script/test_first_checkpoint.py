@@ -5,7 +5,6 @@ import os
 import pickle
 import shutil
 import signal
-from argparse import Namespace
 from functools import partial, partialmethod
 from pathlib import Path
 
@@ -13,10 +12,13 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-import train_xception
+from log.notices import Notices
 from model import ModelError
 from model.checkpoint import Place
+from model.plan import Plan
 from model.training.average import AveragedCheckpoints
+from model.training.claiming import take_lock
+from model.training.resume import find_generation
 from tests.conftest import start_until
 from tests.script.conftest import EPOCHS, arguments, digest
 
@@ -52,7 +54,7 @@ def plain_checkpoint(prefix):
 def first_checkpoint(prefix, place, ema):
     """Begin as a run with --overwrite, and do what it does with its first checkpoint."""
     checkpoints = AveragedCheckpoints(prefix)
-    train_xception.begin(checkpoints, Namespace(ema=ema), dry_run=False)
+    take_lock(Plan.of(["--ema=0.9"] if ema else []), checkpoints)
     checkpoints.save(place, *numbered_run(2, ema))
     checkpoints.remove(each for each in checkpoints.places() if each != place)
 
@@ -83,11 +85,12 @@ def killed(step, function, *arguments) -> bool:
 
 def go_on(prefix, ema=False, retrain="auto") -> tuple:
     """Return (what `--retrain auto` goes on from, what it says)."""
-    said = []
+    notices = Notices()
     checkpoints = AveragedCheckpoints(prefix)
-    train_xception.begin(checkpoints, Namespace(ema=ema), dry_run=False)
-    args = Namespace(retrain=retrain, model_prefix=prefix, model_load_epoch=0, overwrite=False)
-    return train_xception.find_generation(args, checkpoints, said.append), said
+    words = [f"--model-prefix={prefix}", *(["--ema=0.9"] if ema else [])]
+    plan = Plan.of([*words, f"--retrain={retrain}"] if retrain else words)
+    take_lock(plan, checkpoints)
+    return find_generation(plan, checkpoints, notices), list(map(str, notices))
 
 
 @pytest.mark.parametrize("place", [Place(1), Place(0, 2)], ids=str)

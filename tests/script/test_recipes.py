@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 import symbol_xception
-import train_xception
+from log.notices import Notices
 from model import ModelError, evaluate
 from model.checkpoint import Checkpoints, Generation, Place, ndarray_file
 from model.network.loading import ndarray_params, numpy_params
+from model.plan import Plan
 from model.training.average import Average, AveragedCheckpoints
 from model.training.finetune import training_symbol
 from model.training.module import ResumableModule
 from model.training.optimizers import Method
+from model.training.resume import resume_point
 from model.training.schedule import Schedule, Updates
 from model.training.start import usable_states
 from tests.conftest import command
@@ -28,19 +30,24 @@ from tests.conftest import command
 
 
 def test_a_recipe_is_defaults_and_any_flag_overrides_it():
-    parse = train_xception.parse_arguments
-    plain, paper = parse([]), parse(["--recipe=paper", "--wd=0.0001"])
-    assert (plain.optimizer, plain.first_lr, plain.wd, plain.ema) == ("nag", 0.1, 1e-4, 0)
-    assert (paper.optimizer, paper.first_lr, paper.lr) == ("sgd", 0.045, None)
-    assert (paper.lr_schedule, paper.lr_factor, paper.decay_epochs) == ("exponential", 0.94, 2)
+    plain, paper = Plan.of([]), Plan.of(["--recipe=paper", "--wd=0.0001"])
+    assert (plain.recipe.optimizer, plain.recipe.first_lr) == ("nag", 0.1)
+    assert (plain.training.wd, plain.recipe.ema) == (1e-4, 0)
+    assert (paper.recipe.optimizer, paper.recipe.first_lr, paper.training.lr) == (
+        "sgd", 0.045, None
+    )  # fmt: skip
+    assert (paper.recipe.lr_schedule, paper.recipe.decay_epochs) == ("exponential", 2)
+    assert paper.training.lr_factor == 0.94
     # Given with the value that is its default, it is given.
-    assert (paper.wd, paper.given) == (1e-4, ["wd"])
-    assert "--dropout 0.5" in train_xception.recipe_line(paper)
-    assert train_xception.recipe_line(paper).endswith("; given instead: --wd 0.0001")
-    modern = parse(["--recipe=modern", "--num-epochs=50", "--bias-decay", "--lr-schedule=step"])
-    assert (modern.warmup_epochs, modern.no_bias_decay, modern.lr_factor) == (2, False, 0.1)
-    assert modern.lr_steps and not parse(["--recipe=modern"]).lr_steps
-    assert parse(["--optimizer=adam"]).first_lr == 0.001
+    assert (paper.training.wd, paper.given) == (1e-4, ("wd",))
+    assert "--dropout 0.5" in paper.recipe_line
+    assert paper.recipe_line.endswith("; given instead: --wd 0.0001")
+    words = ["--recipe=modern", "--num-epochs=50", "--bias-decay", "--lr-schedule=step"]
+    modern = Plan.of(words)
+    assert (modern.recipe.warmup_epochs, modern.recipe.no_bias_decay) == (2, False)
+    assert modern.training.lr_factor == 0.1
+    assert modern.training.lr_steps and not Plan.of(["--recipe=modern"]).training.lr_steps
+    assert Plan.of(["--optimizer=adam"]).recipe.first_lr == 0.001
 
 
 @pytest.mark.parametrize(
@@ -59,7 +66,7 @@ def test_a_recipe_is_defaults_and_any_flag_overrides_it():
 )
 def test_flags_that_do_not_go_together_are_one_line(capsys, arguments, says):
     with pytest.raises(SystemExit) as stop:
-        train_xception.parse_arguments(arguments.split())
+        Plan.of(arguments.split())
     error = capsys.readouterr().err
     assert stop.value.code == 2 and says in error and error.count("\n") == 1
 
@@ -296,11 +303,11 @@ def test_another_optimizer_begins_anew_and_wants_a_rate():
     generation = Generation(Place(1, 3), "", {}, states, run_of, 1)
     assert usable(generation, adam) == (states, 3 * 5 // 6)
 
-    args = train_xception.parse_arguments(["--retrain", "--optimizer=adam"])
+    words = ["--retrain", "--optimizer=adam"]
     with pytest.raises(ModelError, match="--optimizer adam at the rate of nag"):
-        train_xception.where_to_go_on(args, generation_of_nag(), {}, 7, print)
-    args.lr = 0.001
-    assert train_xception.where_to_go_on(args, generation_of_nag(), {}, 7, print)[1:] == (0.001, 1)
+        resume_point(Plan.of(words), generation_of_nag(), {}, 7, Notices())
+    point = resume_point(Plan.of([*words, "--lr=0.001"]), generation_of_nag(), {}, 7, Notices())
+    assert point[1:] == (0.001, 1)
 
 
 def generation_of_nag():

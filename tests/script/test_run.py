@@ -15,7 +15,10 @@ import mxnet as mx
 import pytest
 
 import train_xception
-from model.checkpoint import Place
+from data.inspect import check_crop
+from log.notices import Notices
+from model.plan import Plan
+from model.training.start import Start
 from tests.conftest import command
 from tests.script.conftest import EPOCHS, LOGS, entries, metrics
 
@@ -101,18 +104,21 @@ def test_a_dry_run_writes_nothing(records, tmp_path, monkeypatch, capsys):
 
 def test_a_quiet_dry_run_says_warnings_alone(capsys):
     images = Namespace(next=lambda: Namespace(data=[mx.nd.zeros(1)]))
-    args = Namespace(log_file="x.log", num_epochs=1, quiet=True)
-    train_xception.dry_run(
-        args, {"start": Place(0), "images": images}, ["a line", "warning: another"]
+    notices = Notices()
+    notices.info("a line")
+    notices.warn("another")
+    run = Namespace(
+        plan=Plan.of(["--quiet"]), log_file="x.log", start=Start.anew(0.1), notices=notices
     )
+    train_xception.show(run, images)
     assert capsys.readouterr() == ("", "warning: another\n")
 
 
 def test_crops_much_smaller_than_the_images_are_said():
     def said(shape, short_side):
-        lines = []
-        train_xception.check_crop(shape, short_side, lines.append)
-        return lines
+        notices = Notices()
+        check_crop(shape, short_side, notices)
+        return list(map(str, notices))
 
     (line,) = said((3, 64, 96), 256)
     assert line.startswith("warning: validation sees the middle 64x96 pixels")

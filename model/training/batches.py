@@ -1,0 +1,75 @@
+"""The batches that a run trains and validates on."""
+
+import math
+from typing import NamedTuple, Optional, Tuple
+
+from data.arguments import Data
+from data.inspect import short_side
+from data.iterators import EpochIter, fitting_batch_size, part_sizes, record_args, training_args
+from model.checkpoint import Place
+from model.job.cluster import Alone
+from model.plan import Plan
+from model.training.origin import Origin
+from model.training.run import Run
+
+
+class ValidationImages(NamedTuple):
+    """The validation images of a worker.
+
+    images : its part, in batches; None if it has none. batches : those of the largest part of any
+    worker; 0 for no validation.
+    """
+
+    images: Optional[EpochIter]
+    batches: int
+
+
+def iterators(run: Run, cluster: Alone) -> Tuple[EpochIter, ValidationImages]:
+    """Return what this worker trains on, at the place where the run starts, and validates on."""
+    place = run.start.place
+    train_iter = training_iter(run.plan, run.origin, run.images.train, place, run.batches, cluster)
+    return train_iter, validation_images(run, cluster)
+
+
+def training_iter(
+    plan: Plan, origin: Origin, path: str, place: Place, batches: int, cluster: Alone
+) -> EpochIter:
+    """Return this worker's training batches from the records `path`, from `place` on.
+
+    batches : of an epoch.
+    """
+    augmentation = plan.augmentation
+    # Images are decoded for it: only if it matters.
+    side = short_side(path) if augmentation.cuts_and_resizes else None
+    drawn = augmentation.arguments(plan.level, plan.data.image_shape, side)
+    arguments = training_args(
+        _record_args(plan.data, origin, path, plan.training.batch_size), drawn
+    )
+    shard = {"num_parts": cluster.workers, "part_index": cluster.rank}
+    return EpochIter({**arguments, **shard}, plan.training.seed, place.epoch, place.batch, batches)
+
+
+def validation_images(run: Run, cluster: Alone) -> ValidationImages:
+    """Return the validation images of this worker.
+
+    Workers that can't add up their figures leave validation to the first one.
+    """
+    path, rank = run.images.val, cluster.rank
+    alone = cluster.updates_on_servers
+    if path is None or (alone and rank > 0):
+        return ValidationImages(None, 0)
+    parts = part_sizes(path, 1 if alone else cluster.workers)
+    batch_size = run.plan.training.batch_size
+    batches = max(math.ceil(part / batch_size) for part in parts)
+    if not parts[rank]:
+        return ValidationImages(None, batches)
+    fitting = fitting_batch_size(batch_size, parts[rank], len(run.contexts))
+    arguments = _record_args(run.plan.data, run.origin, path, fitting)
+    images = EpochIter({**arguments, "num_parts": len(parts), "part_index": rank})
+    return ValidationImages(images, batches)
+
+
+def _record_args(data: Data, origin: Origin, path: str, batch_size: int) -> dict:
+    return record_args(
+        path, data.image_shape, batch_size, origin.mean, origin.std, data.data_nthreads
+    )

@@ -1,0 +1,64 @@
+"""The checkpoints of a run: locked, with room for one more, and the one to resume."""
+
+import math
+from typing import Optional, Tuple
+
+import mxnet as mx
+
+from log.notices import Notices
+from model.checkpoint import Generation
+from model.job.cluster import Alone
+from model.network.loading import parameter_shapes
+from model.plan import Plan
+from model.training.average import AveragedCheckpoints
+from model.training.resume import agree_on_generation
+
+
+def claim_checkpoints(
+    plan: Plan, checkpoints: AveragedCheckpoints, cluster: Alone, notices: Notices
+) -> Tuple[Optional[Generation], bool]:
+    """Return (the checkpoint that the run resumes, None for a new run; whether this worker writes
+    the next ones), the checkpoints locked."""
+    if cluster.rank == 0:
+        take_lock(plan, checkpoints)
+    generation, writer = agree_on_generation(plan, checkpoints, cluster, notices)
+    if cluster.rank == writer != 0:
+        take_lock(plan, checkpoints)
+    return generation, cluster.rank == writer
+
+
+def take_lock(plan: Plan, checkpoints: AveragedCheckpoints) -> None:
+    """Keep other runs off the checkpoints; in a dry run, only look whether that can be done."""
+    if plan.saying.dry_run:
+        checkpoints.check_lock()
+        return
+    checkpoints.lock()
+    if plan.recipe.ema:
+        checkpoints.begin_averages()
+
+
+def checkpoint_size(plan: Plan, symbol: mx.sym.Symbol) -> int:
+    """Return the bytes of a checkpoint."""
+    arrays = plan.method().arrays_in_a_checkpoint()
+    return arrays * 4 * sum(map(math.prod, parameter_shapes(symbol).values()))
+
+
+def check_disk(
+    plan: Plan, checkpoints: AveragedCheckpoints, symbol: mx.sym.Symbol, writes: bool
+) -> None:
+    """Raise ModelError if the worker that writes checkpoints has no room for one."""
+    if writes:
+        checkpoints.check_free(checkpoint_size(plan, symbol))
+
+
+def announce_disk(
+    plan: Plan,
+    checkpoints: AveragedCheckpoints,
+    symbol: mx.sym.Symbol,
+    writes: bool,
+    notices: Notices,
+) -> None:
+    """Say how much room a checkpoint takes."""
+    if writes:
+        size, free = checkpoint_size(plan, symbol) >> 20, checkpoints.free_bytes() >> 20
+        notices.info(f"each checkpoint takes {size} MB on disk, {free} MB are free")

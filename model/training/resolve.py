@@ -1,0 +1,249 @@
+"""From the plan to the run: what disk, devices, checkpoints and other workers decide.
+
+`resolve` is the list of it, in order. What all workers of a job call, they call in the same order.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+import mxnet as mx
+
+from data import DataError
+from data.inspect import Images, check_crop, inspect_images
+from log.notices import Notices
+from model.checkpoint import Generation
+from model.job.cluster import Alone, JobError
+from model.network import Network
+from model.network.loading import check_params, numpy_params
+from model.plan import Plan, own_paths
+from model.training.average import AveragedCheckpoints
+from model.training.claiming import announce_disk, check_disk, claim_checkpoints
+from model.training.hardware import Contexts, agree_on_dtype, check_memory, choose_contexts
+from model.training.origin import Architecture, Origin, build_network, origin_of, pretrained_params
+from model.training.resume import ResumePoint, resume_point, short
+from model.training.run import Run
+from model.training.schedule import Schedule, Updates
+from model.training.start import Start
+
+
+def resolve(plan: Plan, cluster: Alone) -> Run:
+    """Return the run of a plan. Everything is checked that can be before the first batch; nothing
+    is written but the lock of the checkpoints.
+
+    Raises DataError, ModelError, or JobError if another worker can't.
+    """
+    notices = Notices()
+    if plan.data.list_dir != "./":
+        notices.info("--list-dir is not used, and was not in 2017")
+    contexts = choose_contexts(plan, notices)
+    images = inspect_images(plan.data, notices)
+    announce_job(plan, cluster, notices)
+    batches = batches_of_epoch(plan, images, cluster, notices)
+
+    checkpoints = AveragedCheckpoints(plan.saving.model_prefix)
+    generation, writes = claim_checkpoints(plan, checkpoints, cluster, notices)
+    origin = origin_of(plan, generation)
+    network = build_network(plan, images.num_classes, origin)
+    check_disk(plan, checkpoints, network.symbol, writes)
+    pretrained = pretrained_params(network.symbol, origin, notices)
+    if generation:
+        name = checkpoints.params_file(generation.place)
+        check_params(generation.params, network.symbol, name)
+
+    dtype = agree_on_dtype(plan, contexts, network.symbol, generation, cluster, notices)
+    check_crop(plan.data.image_shape, images.short_side, notices)
+    settings = settings_of(plan, images, origin, network, contexts, dtype, cluster)
+    notices.info(plan.recipe_line)
+    check_workers(plan, images, origin, settings, cluster)
+    check_memory(plan, network.symbol, contexts, dtype, notices)
+    announce_disk(plan, checkpoints, network.symbol, writes, notices)
+
+    point = resume_point(plan, generation, settings, batches, notices)
+    updates = updates_of(plan, batches, cluster)
+    run = Run(
+        plan=plan,
+        contexts=contexts,
+        dtype=dtype,
+        images=images,
+        origin=origin,
+        symbol=network.symbol,
+        start=start_of(plan, point, generation, pretrained, settings, updates),
+        method=plan.method(),
+        schedule=schedule_of(plan, point),
+        updates=updates,
+        batches=batches,
+        checkpoints=checkpoints if writes else None,
+        log_file=log_file_of(plan, cluster),
+        settings=settings,
+        notices=notices,
+    )
+    announce_run(run, cluster)
+    return run
+
+
+# Epochs and workers
+
+
+def batches_of_epoch(plan: Plan, images: Images, cluster: Alone, notices: Notices) -> int:
+    """Return the batches of an epoch, the same for all workers."""
+    workers, batch_size = cluster.workers, plan.training.batch_size
+    if images.num_train < batch_size * workers:
+        of_all = f", times {workers} workers," if workers > 1 else ""
+        raise DataError(
+            f"--batch-size {batch_size}{of_all} is more than the {images.num_train} training "
+            "images: give a smaller one"
+        )
+    batches = math.ceil(images.num_train / (batch_size * workers))
+    every = plan.saving.checkpoint_batches
+    if every and every >= batches:
+        notices.info(f"--checkpoint-batches {every}: an epoch has only {batches}")
+    return batches
+
+
+def announce_job(plan: Plan, cluster: Alone, notices: Notices) -> None:
+    """Say what training on several workers means for the figures of the command line."""
+    if cluster.workers == 1:
+        return
+    batch_size, devices = plan.training.batch_size, plan.devices
+    images = batch_size * cluster.workers
+    notices.info(
+        f"{devices.kv_store}: worker {cluster.rank} of {cluster.workers}; "
+        + (
+            f"each batch of {batch_size} images is an update of its own at the servers, which "
+            "keep the momentum: a resumed run starts without it, and is not exact"
+            if cluster.updates_on_servers
+            else f"a batch is {cluster.workers} x {batch_size} images, by which gradients are "
+            f"divided: {images}; --lr is not changed by that"
+        )
+    )
+    if devices.gc_type != "none":
+        notices.info(
+            f"--gc-type {devices.gc_type}: what it holds back of the gradients is not in "
+            "checkpoints: a resumed run is not exact"
+        )
+
+
+def check_workers(
+    plan: Plan, images: Images, origin: Origin, settings: Dict[str, Any], cluster: Alone
+) -> None:
+    """Raise JobError if a worker was given something else than worker 0, or has other files."""
+    mine = {
+        **plan.shared(),
+        **settings,
+        "starts_from": _digest(origin.network) if origin.network and cluster.workers > 1 else None,
+        "num_examples": images.num_train,
+        "num_val": images.num_val,
+        "mxnet": mx.__version__,
+    }
+    mine = {name: value for name, value in mine.items() if name not in own_paths()}
+    all_of_them = [json.loads(each) for each in cluster.gather(json.dumps(mine).encode())]
+    for rank, theirs in enumerate(all_of_them):
+        for name, value in all_of_them[0].items():
+            if theirs[name] != value:
+                raise JobError(
+                    f"{name} is {short(value)} for worker 0, and {short(theirs[name])} for worker "
+                    f"{rank}: all need the same command and the same files"
+                )
+
+
+def _digest(network: Network) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(numpy_params(network.arg_params, network.aux_params).items()):
+        digest.update(name.encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def log_file_of(plan: Plan, cluster: Alone) -> str:
+    """Return the log file of this worker: that of worker 0 is the one that was asked for."""
+    if cluster.rank == 0:
+        return plan.saving.log_file
+    path = Path(plan.saving.log_file)
+    return str(path.with_name(f"{path.stem}-{cluster.rank}{path.suffix}"))
+
+
+# What the run computes
+
+
+def settings_of(
+    plan: Plan,
+    images: Images,
+    origin: Origin,
+    network: Architecture,
+    contexts: Contexts,
+    dtype: str,
+    cluster: Alone,
+) -> Dict[str, Any]:
+    """Return what decides what the run computes, as JSON holds it: a checkpoint keeps it."""
+    return {
+        **plan.settings(),
+        "rgb_mean": list(origin.mean),
+        "rgb_std": list(origin.std),
+        "pretrained": list(origin.pretrained) if origin.pretrained else None,
+        "filters": network.filters,
+        "padding": network.padding,
+        "bn_eps": network.bn_eps,
+        "num_classes": images.num_classes,
+        "classes": images.classes,
+        "short_side": images.short_side,
+        "devices": len(contexts),
+        "workers": cluster.workers,
+        "dtype": dtype,
+    }
+
+
+def updates_of(plan: Plan, batches: int, cluster: Alone) -> Updates:
+    """Return how updates are counted. With dist_async the servers count those of all workers."""
+    at_once = cluster.workers if cluster.updates_on_servers else 1
+    return Updates(batches, plan.recipe.accumulate, at_once)
+
+
+def start_of(
+    plan: Plan,
+    point: ResumePoint,
+    generation: Optional[Generation],
+    pretrained: Optional[Tuple[dict, dict]],
+    settings: Dict[str, Any],
+    updates: Updates,
+) -> Start:
+    """Return what the run starts with."""
+    if generation:
+        return Start.resumed(*point, generation, settings, plan.method(), updates)
+    if pretrained:
+        return Start.from_network(point.lr, *pretrained)
+    return Start.anew(point.lr)
+
+
+def schedule_of(plan: Plan, start: ResumePoint) -> Schedule:
+    """Return the learning rate over the run."""
+    training, recipe = plan.training, plan.recipe
+    return Schedule(
+        lr=start.lr,
+        first_epoch=start.first_epoch,
+        steps=training.lr_steps,
+        factor=training.lr_factor,
+        kind=recipe.lr_schedule,
+        warmup=recipe.warmup_epochs,
+        lowest=recipe.lr_min,
+        every=recipe.decay_epochs,
+        end=plan.lr_end,
+    )
+
+
+def announce_run(run: Run, cluster: Alone) -> None:
+    """Say in one line what is trained, on what, from which rate."""
+    images, training = run.images, run.plan.training
+    lr = run.schedule.rate_at(run.start.place.epoch)
+    run.notices.info(
+        f"{images.num_train} images of {images.num_classes} classes, {run.batches} batches an "
+        f"epoch; {', '.join(map(str, run.contexts))}; {run.dtype}; lr {lr:g}"
+    )
+    accumulate = run.plan.recipe.accumulate
+    if accumulate > 1:
+        together = accumulate * training.batch_size * cluster.workers
+        run.notices.info(
+            f"--accumulate {accumulate}: {together} images an update, {run.updates.per_epoch} "
+            "updates an epoch"
+        )

@@ -1,0 +1,41 @@
+"""A run: the plan, and what disk, devices, checkpoints and other workers have decided."""
+
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Tuple
+
+import mxnet as mx
+
+from data.inspect import Images
+from log.notices import Notices
+from model.plan import Plan
+from model.training.average import AveragedCheckpoints
+from model.training.optimizers import Method
+from model.training.origin import Origin
+from model.training.schedule import Schedule, Updates
+from model.training.start import Start
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that training needs, resolved.
+
+    batches : of an epoch, the same for each worker. updates : how they are counted.
+    checkpoints : None for a worker that writes none.
+    log_file : of this worker. settings : what each checkpoint keeps about the run.
+    """
+
+    plan: Plan
+    contexts: Tuple[mx.Context, ...]
+    dtype: str
+    images: Images
+    origin: Origin
+    symbol: mx.sym.Symbol
+    start: Start
+    method: Method
+    schedule: Schedule
+    updates: Updates
+    batches: int
+    checkpoints: Optional[AveragedCheckpoints]
+    log_file: str
+    settings: Dict[str, Any]
+    notices: Notices
