@@ -193,7 +193,7 @@ def own_paths() -> Tuple[str, ...]:
 
 def before_flags() -> Dict[str, Any]:
     """Return what a checkpoint was trained with that lacks the setting of a recipe's flag."""
-    settings = {name: known.before for name, _, known in Recipe.flags()}
+    settings = {name: known.before for name, _, known in GROUPS["recipe"].flags()}
     return {**settings, "augmentation": {}, "lr_end": None}
 
 
