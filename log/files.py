@@ -152,7 +152,7 @@ def read_file(
                     f"{path}: {size >> 20} MB, more than the {limit >> 20} MB that "
                     f"{what or 'this file'} can have"
                 )
-            return file.read(limit)
+            return file.read(size)
     except OSError as reason:
         raise error(f"{path}: {reason.strerror or reason}") from None
     except MemoryError:
