@@ -1,7 +1,6 @@
 """The layers of Xception, by their names here and in Keras."""
 
 import ast
-import json
 import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -9,6 +8,9 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 import mxnet as mx
 
 from model import ModelError
+from model.network.graph import Edge, Graph, Node
+from model.network.params import Entries
+from symbol_xception import get_xception_symbol
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def architecture(symbol: mx.sym.Symbol) -> Dict[str, Any]:
     """Return the arguments of `get_xception_symbol` that made `symbol`: filter_list, padding,
     bn_eps, and num_classes, None without a classifier. Raises ModelError if it is another network.
     """
-    nodes = {n["name"]: n.get("attrs", {}) for n in json.loads(symbol.tojson())["nodes"]}
+    nodes = {node.name: node.attrs for node in Graph.of(symbol).nodes()}
     try:
         filter_list = tuple(
             int(nodes[name]["num_filter"])
@@ -112,12 +114,85 @@ def architecture(symbol: mx.sym.Symbol) -> Dict[str, Any]:
         if ast.literal_eval(nodes["Entry_flow_b1_conv1_conv2d"]["pad"]) == (0, 0):
             padding = "keras" if "Entry_flow_b2_pool_reversed" in nodes else "torch"
         bn_eps = float(nodes["Entry_flow_b1_conv1_bn"]["eps"])
+        head = nodes.get(HEAD)
+        num_classes = int(head["num_hidden"]) if head else None
     except KeyError as error:
         raise ModelError(f"not this script's network: it has no layer {error}") from None
-    head = nodes.get(HEAD)
+    except (ValueError, SyntaxError):
+        raise ModelError("not this script's network: it has layers of its names") from None
     return {
         "filter_list": filter_list,
         "padding": padding,
         "bn_eps": bn_eps,
-        "num_classes": int(head["num_hidden"]) if head else None,
+        "num_classes": num_classes,
     }
+
+
+# What may differ between a saved network and `get_xception_symbol`'s: how it was trained, and a
+# GPU's scratch memory. None of it changes what the network computes.
+_OF_TRAINING = {
+    "workspace", "momentum", "p", "use_global_stats", "smooth_alpha", "__lr_mult__", "__wd_mult__",
+}  # fmt: skip
+
+
+def is_xception(symbol: mx.sym.Symbol) -> bool:
+    """Return whether `symbol` is the network of `get_xception_symbol`, in float32, node by node."""
+    try:
+        arguments = architecture(symbol)
+        is_cut = arguments["num_classes"] is None
+        expected = get_xception_symbol(features=is_cut, **arguments)
+    except (ModelError, ValueError):
+        return False
+    return _structure(symbol) == _structure(expected)
+
+
+def _structure(symbol: mx.sym.Symbol) -> list:
+    graph = Graph.of(symbol)
+    nodes = graph.nodes()
+    number = {node: i for i, node in enumerate(nodes)}
+    structure = []
+    for node in nodes:
+        attrs = {k: v.replace(" ", "") for k, v in node.attrs.items() if k not in _OF_TRAINING}
+        inputs = [(number[edge.node], edge.output) for edge in node.inputs]
+        structure.append((node.op, node.name, attrs, inputs, node.subgraphs))
+    heads = [(number[head.node], head.output) for head in graph.heads]
+    return [*structure, heads]
+
+
+def is_int8(symbol: mx.sym.Symbol) -> bool:
+    """Return whether `symbol` is a network of model.quantize."""
+    return bool(Graph.of(symbol).operators("_contrib_quantize_v2"))
+
+
+def with_head_named(symbol: mx.sym.Symbol, params: Entries) -> Tuple[mx.sym.Symbol, Entries]:
+    """Return (`symbol`, `params`) with the classifier named `HEAD`, if it is an Xception's.
+
+    MXNet's fine-tune.py, for one, puts a classifier ``fc`` on a network cut before ``fc1``.
+    """
+    graph = Graph.of(symbol)
+    classifiers = graph.operators("FullyConnected")
+    if len(classifiers) != 1 or classifiers[0].name == HEAD:
+        return symbol, params
+    (classifier,) = classifiers
+    renamed = {}
+    for edge, part in zip(classifier.inputs[1:], ("weight", "bias")):
+        renamed[f"arg:{edge.node.name}"] = f"arg:{HEAD}_{part}"
+        edge.node.name = f"{HEAD}_{part}"
+    classifier.name = HEAD
+    if not is_xception(graph.symbol()):
+        return symbol, params
+    return graph.symbol(), {renamed.get(entry, entry): array for entry, array in params.items()}
+
+
+def features_symbol(symbol: mx.sym.Symbol) -> mx.sym.Symbol:
+    """Return `symbol` without its classifier: its output is (N, features), what the last fully
+    connected layer reads; an Xception's pooled features. Raises ModelError if there is none."""
+    if is_xception(symbol):
+        arguments = {**architecture(symbol), "num_classes": 1}
+        return get_xception_symbol(features=True, **arguments)
+    graph = Graph.of(symbol)
+    classifiers = graph.operators("FullyConnected")
+    if not classifiers:
+        raise ModelError("no fully connected layer (FullyConnected), which would read features")
+    features = Node("Flatten", "features", {}, [classifiers[-1].inputs[0]])
+    return Graph([Edge(features)], graph.attrs).symbol()

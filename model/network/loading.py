@@ -1,20 +1,29 @@
-"""A network and what is in it: read, compared, begun."""
+"""The network of a checkpoint, this project's or another program's."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import mxnet as mx
 
-from model import ModelError, mxnet_reason
+from log.files import read_file, read_text
+from model import ModelError
 from model.checkpoint import Checkpoints, Place, ndarray_file
+from model.network.checking import load_symbol
+from model.network.layers import is_xception, with_head_named
 from model.network.params import (  # noqa: F401
+    Entries,
+    NDArrays,
+    check_finite,
     check_params,
+    check_unsliced,
     initial_params,
     ndarray_params,
     numpy_params,
     parameter_shapes,
 )
+
+#: Numbers for R, G, B.
+Rgb = Tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -22,67 +31,80 @@ class Network:
     """A trained network, and what it was trained for.
 
     symbol, arg_params, aux_params : as for `mx.mod.Module`.
-    image_shape : (3, height, width), None where the checkpoint does not say.
-    mean, std : by colour, R G B: an input is (pixel - mean) / std.
+    source : its checkpoint, for messages.
+    image_shape : (3, height, width), None if the checkpoint does not say.
+    mean, std : an input is (pixel - mean) / std. Without preprocessing if the checkpoint does not
+        say (`says_preprocessing`).
     short_side : what the validation images were resized to before the crop, None for not at all.
-    classes : their names, by label; None where they have none.
-    run : what the run wrote about itself (`Checkpoints.save`), empty where it did not.
+    classes : their names, by label; None if they have none.
+    run : what the run wrote about itself (`Checkpoints.save`), empty for another program's.
     """
 
     symbol: mx.sym.Symbol
-    arg_params: dict
-    aux_params: dict
-    image_shape: Optional[tuple] = None
-    mean: tuple = (0, 0, 0)
-    std: tuple = (1, 1, 1)
+    arg_params: NDArrays
+    aux_params: NDArrays
+    source: str = "the network"
+    image_shape: Optional[Tuple[int, int, int]] = None
+    mean: Rgb = (0, 0, 0)
+    std: Rgb = (1, 1, 1)
+    says_preprocessing: bool = False
     short_side: Optional[int] = None
-    classes: Optional[list] = None
-    run: dict = field(default_factory=dict)
+    classes: Optional[List[str]] = None
+    run: Dict[str, Any] = field(default_factory=dict)
 
 
 def load_network(prefix: str, epoch: int) -> Network:
     """Return the network of the checkpoint PREFIX, EPOCH.
 
-    A checkpoint of this project is verified. Of another one, PREFIX-symbol.json and PREFIX-%04d
-    .params alone, nothing is known but the network. Raises ModelError where it can't be used.
+    A checkpoint of this project is verified. Of another program's, PREFIX-symbol.json and
+    PREFIX-%04d.params, the parameters must be finite and those that the network reads.
+    Raises ModelError if it can't be used.
     """
     checkpoints, place = Checkpoints(prefix), Place(epoch)
     checkpoints.check_there(place)
     params_file = checkpoints.params_file(place)
+    symbol_file = f"{prefix}-symbol.json"
     if params_file.with_suffix(".json").exists():
         generation = checkpoints.load(place)
-        symbol_json, params = generation.symbol_json, generation.params
-        run = generation.run
+        symbol_json, params, run = generation.symbol_json, generation.params, generation.run
     else:
-        symbol_json, params, run = _read_plain(prefix, params_file)
-    try:
-        symbol = mx.sym.load_json(symbol_json)
-    except mx.base.MXNetError as error:
-        raise ModelError(f"{prefix}-symbol.json: {mxnet_reason(error)}") from None
-    check_params(params, symbol, params_file)
+        symbol_json, run = read_text(symbol_file, ModelError), {}
+        try:
+            params = ndarray_file.parse(read_file(params_file, ModelError))
+        except ndarray_file.FormatError as error:
+            raise ModelError(f"{params_file}: {error}") from None
+    check_unsliced(params, prefix, epoch)
+    check_finite(params, params_file)
+    symbol, params = with_head_named(load_symbol(symbol_json, symbol_file), params)
+    if is_xception(symbol):
+        check_params(params, symbol, params_file)
+    else:
+        params = _read_params(symbol, params, params_file)
     settings = run.get("settings", {})
     shape = settings.get("image_shape")
     return Network(
         symbol,
         *ndarray_params(params),
+        source=f"{prefix}, {place}",
         image_shape=shape and tuple(shape),
         mean=tuple(settings.get("rgb_mean", (0, 0, 0))),
         std=tuple(settings.get("rgb_std", (1, 1, 1))),
+        says_preprocessing="rgb_mean" in settings,
         short_side=settings.get("short_side"),
         classes=settings.get("classes"),
         run=run,
     )
 
 
-def _read_plain(prefix, params_file) -> tuple:
-    symbol_file = Path(f"{prefix}-symbol.json")
-    content = []
-    for path in (symbol_file, params_file):
-        try:
-            content.append(path.read_bytes())
-        except OSError as error:
-            raise ModelError(f"{path}: {error.strerror}") from None
-    try:
-        return content[0].decode(errors="replace"), ndarray_file.parse(content[1]), {}
-    except ndarray_file.FormatError as error:
-        raise ModelError(f"{params_file}: {error}") from None
+def _read_params(symbol: mx.sym.Symbol, params: Entries, name: object) -> Entries:
+    """Return those of `params` that `symbol`, of any network, reads. Raises ModelError if one is
+    missing; their shapes are checked when an image's shape is known."""
+    inputs = symbol.list_arguments()
+    if "data" not in inputs:
+        raise ModelError(f"{name}: a network without an input named data")
+    read = [f"arg:{each}" for each in inputs if each != "data" and not each.endswith("label")]
+    read += [f"aux:{each}" for each in symbol.list_auxiliary_states()]
+    for entry in read:
+        if entry not in params:
+            raise ModelError(f"{name}: {entry} is missing: of another network?")
+    return {entry: params[entry] for entry in read}

@@ -4,8 +4,8 @@ A .params file has an entry ``arg:NAME`` for each weight, bias, gamma and beta, 
 each moving statistic.
 """
 
-from os import PathLike
-from typing import Dict, Tuple, Union
+import re
+from typing import Dict, Iterable, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -32,7 +32,7 @@ def parameter_shapes(symbol: mx.sym.Symbol) -> Dict[str, Tuple[int, ...]]:
     return shapes
 
 
-def check_params(params: Entries, symbol: mx.sym.Symbol, name: Union[str, "PathLike[str]"]) -> None:
+def check_params(params: Entries, symbol: mx.sym.Symbol, name: object) -> None:
     """Raise ModelError, naming the first difference, if `params` don't fit `symbol`.
 
     name : of the file, for the message.
@@ -48,6 +48,29 @@ def check_params(params: Entries, symbol: mx.sym.Symbol, name: Union[str, "PathL
     for entry in params:
         if entry not in expected:
             raise ModelError(f"{name}: {entry} is not in this network")
+
+
+def check_finite(params: Entries, name: object) -> None:
+    """Raise ModelError if a number in `params` is NaN or infinite. name : of the file."""
+    for entry, array in params.items():
+        if not np.isfinite(array).all():
+            raise ModelError(f"{name}: {entry} has numbers that are NaN or infinite")
+
+
+# A depthwise layer as a convolution for each channel: the 2017 script's names, and those of older
+# converters from Keras.
+_SLICE = re.compile(r"arg:.*_depthwise_kernel_?\d+_weight")
+
+
+def check_unsliced(params: Iterable[str], prefix: str, epoch: int) -> None:
+    """Raise ModelError, which says how to convert it, if the checkpoint PREFIX, EPOCH is of a
+    network with a convolution for each channel. params : its entries."""
+    if any(map(_SLICE.fullmatch, params)):
+        raise ModelError(
+            f"{prefix}-{epoch:04d}.params is of a network with a convolution for each channel, "
+            "such as the 2017 script's; convert it: python -m model.convert sliced "
+            f"{prefix} {epoch} NEW_PREFIX"
+        )
 
 
 def initial_params(
