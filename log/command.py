@@ -28,6 +28,7 @@ from typing import Any, Callable, Iterator, NoReturn, Optional, TextIO, Tuple, T
 from log import Interrupted, UserError
 from log.files import os_reason
 from log.machine import usable_cores
+from log.notices import Notices
 
 T = TypeVar("T")
 
@@ -105,6 +106,12 @@ def command(
 def print_error(prog: str, message: str) -> None:
     """Print an error as one line to standard error, whatever the names in it hold."""
     print(f"{prog}: error: {one_line(message)}", file=sys.stderr)
+
+
+def print_notices(prog: str, notices: Notices) -> None:
+    """Print each notice as one line to standard error."""
+    for notice in notices:
+        print(f"{prog}: {one_line(str(notice))}", file=sys.stderr)
 
 
 # Controls and line separators, but for the tab, which log lines have.

@@ -13,10 +13,10 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from data.arguments import image_shape
-from log.command import OneLineParser, command, numbers, whole
+from log.command import OneLineParser, command, numbers, print_notices, whole
 from model.arguments import gpu_ids
 from model.devices import import_mxnet
+from model.inference.preprocessing import add_preprocessing_args
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -46,12 +46,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         default="float32",
         help="what the network computes in (default: %(default)s)",
     )
-    parser.add_argument(
-        "--image-shape",
-        type=image_shape,
-        metavar="3,H,W",
-        help="of the network's input (default: as it was trained)",
-    )
+    add_preprocessing_args(parser, "image_shape")
     parser.add_argument(
         "--ten-crop",
         action="store_true",
@@ -91,6 +86,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         from model.inference import reports, scoring
 
         ready = scoring.prepare(args)
+        print_notices("model.evaluate", ready.notices)
         outcome.begun()
         scores = ready.run()
         names = ready.names

@@ -2,6 +2,7 @@
 
     python -m model.predict model/xception 125 cat.jpg photos/ --top 3
     find . -name '*.png' | python -m model.predict model/xception 125 - --json
+    python -m model.predict model/xception 125 photos/ --features features.npz
 
 Images are prepared as those of the network's validation were. Exit code 0: all images were read;
 1: some were not, or the run failed; 2: the arguments or the checkpoint can't be used.
@@ -12,11 +13,13 @@ import csv
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import Iterable, Optional, Sequence, Tuple
 
 from log import UserError
-from log.command import OneLineParser, command, print_error, whole
+from log.command import OneLineParser, command, print_error, print_notices, whole
 from model.devices import import_mxnet
+from model.inference.preprocessing import add_preprocessing_args
 
 _PROG = "model.predict"
 
@@ -44,6 +47,13 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="a JSON list, an object an image")
     form.add_argument("--csv", action="store_true", help="CSV, a row for each class of an image")
+    form.add_argument(
+        "--features",
+        type=Path,
+        metavar="OUT.npz",
+        help="write the pooled features instead of predicting: arrays `features`, float32 (images, "
+        "features), and `images`, the paths, for np.load",
+    )
     parser.add_argument(
         "--batch-size", type=whole(1), default=16, metavar="N", help="(default: 16)"
     )
@@ -56,13 +66,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         default="float32",
         help="what the network computes in (default: float32)",
     )
-    parser.add_argument(
-        "--short-side",
-        type=whole(1),
-        metavar="N",
-        help="pixels that an image's short side is resized to before its centre is cut out "
-        "(default: as in the validation of the checkpoint's training)",
-    )
+    add_preprocessing_args(parser, "image_shape", "short_side")
     return parser.parse_args(argv)
 
 
@@ -110,17 +114,22 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     with command(_PROG) as outcome:
         args = parse_arguments(argv)
         import_mxnet()
-        from model.inference.classify import classify, load
+        from model.inference.classify import prepare
 
-        network = load(args)
+        prediction = prepare(args)
+        print_notices(_PROG, prediction.notices)
         outcome.begun()
 
         def unreadable(error: UserError) -> None:
             print_error(_PROG, str(error))
             outcome.code = 1
 
-        show = print_json if args.json else print_csv if args.csv else print_bars
-        show(classify(network, args, unreadable))
+        if args.features:
+            images, features = prediction.write_features(unreadable)
+            print(f"{args.features}: {features} features of each of {images} images")
+        else:
+            show = print_json if args.json else print_csv if args.csv else print_bars
+            show(prediction.classes(unreadable))
     return outcome.code
 
 

@@ -12,15 +12,15 @@ import argparse
 import sys
 from typing import Optional, Sequence
 
-from log.command import OneLineParser, command, whole
+from log.command import OneLineParser, command, print_notices, whole
 from model.devices import import_mxnet
+from model.inference.preprocessing import add_preprocessing_args
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m model.quantize",
         description=__doc__.split("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("prefix", help="of the checkpoint")
     parser.add_argument("epoch", type=whole(0), help="of the checkpoint")
@@ -29,8 +29,9 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--calibrate", required=True, metavar="REC", help="records of training images"
     )
     parser.add_argument(
-        "--images", type=whole(1), default=512, metavar="N", help="how many of them"
+        "--images", type=whole(1), default=512, metavar="N", help="how many of them (default: 512)"
     )
+    add_preprocessing_args(parser, "image_shape")
     return parser.parse_args(argv)
 
 
@@ -40,7 +41,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         import_mxnet()
         from model.inference import int8
 
-        network, checkpoints = int8.prepare(args)
+        network, notices, checkpoints = int8.prepare(args)
+        print_notices("model.quantize", notices)
         outcome.begun()
         print(int8.write(args, network, checkpoints))
     return outcome.code

@@ -12,11 +12,13 @@ from tqdm import tqdm
 from data import inspect, iterators
 from data.formats.classes import class_names
 from data.formats.recordfile import scan
+from log.notices import Notices
 from model import ModelError, devices
-from model.inference import mxnet_errors
+from model.inference.preprocessing import prepared
+from model.network.errors import mxnet_errors
 from model.network.loading import Network, load_network
-from model.network.running import bind_for_inference
-from model.network.scores import Scores, count_batch, predictions
+from model.network.running import bind_network
+from model.network.scores import Scores, check_probabilities, count_batch, predictions
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Scoring:
     """A network and images, checked and ready.
 
     batches : (batch, probabilities), `num_batches` of them. names : of the classes, by label.
+    notices : what is to be said before.
     """
 
     batches: Iterator[Tuple[mx.io.DataBatch, np.ndarray]]
     num_batches: int
     names: List[str]
     records: str
+    notices: Notices
 
     def run(self) -> Scores:
         """Return the scores; each image counts once. Raises ModelError."""
@@ -51,22 +55,15 @@ def prepare(args: argparse.Namespace) -> Scoring:
     if args.gpus:
         devices.check_gpus(args.gpus, devices.gpus())
     network = load_network(args.prefix, args.epoch)
-    shape = args.image_shape or network.image_shape
-    if not shape:
-        raise ModelError(f"{args.prefix}: does not say what it was trained on: give --image-shape")
+    network, notices = prepared(network, args)
+    shape = network.image_shape
     inspect.require(args.data_val, None)
     scanned = scan(args.data_val)
-    with mxnet_errors(args.prefix):
-        _, ((_, num_classes),), _ = network.symbol.infer_shape(data=(1, *shape))
-    inspect.check_labels(scanned, num_classes)
-
     contexts = [mx.gpu(i) for i in args.gpus] or [mx.cpu(i) for i in range(args.cpus)]
     batch_size = iterators.fitting_batch_size(args.batch_size, scanned.num_images, len(contexts))
-    with mxnet_errors(args.prefix):
-        module = bind_for_inference(
-            network.symbol, network.arg_params, network.aux_params, (batch_size, *shape), contexts,
-            args.dtype,
-        )  # fmt: skip
+    module = bind_network(network, (batch_size, *shape), contexts, args.dtype)
+    ((_, (_, num_classes)),) = module.output_shapes
+    inspect.check_labels(scanned, num_classes)
     record_args = iterators.record_args(
         args.data_val, shape, batch_size, network.mean, network.std, args.data_nthreads
     )
@@ -76,11 +73,20 @@ def prepare(args: argparse.Namespace) -> Scoring:
     if not names or len(names) != num_classes:
         names = list(map(str, range(num_classes)))
     return Scoring(
-        batches=predictions(module, streams, shape[1:], args.ten_crop),
+        batches=_checked(predictions(module, streams, shape[1:], args.ten_crop), network.source),
         num_batches=math.ceil(scanned.num_images / batch_size),
         names=names,
         records=args.data_val,
+        notices=notices,
     )
+
+
+def _checked(
+    batches: Iterator[Tuple[mx.io.DataBatch, np.ndarray]], name: str
+) -> Iterator[Tuple[mx.io.DataBatch, np.ndarray]]:
+    for batch, probabilities in batches:
+        check_probabilities(probabilities, name)
+        yield batch, probabilities
 
 
 def short_sides(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from model.inference.images import prepare_image, read_image
+from model.predict import main
 from tests.conftest import ROOT, start
 
 NAMES = [f"Ziffer {i}" for i in range(9)] + ["größte Ziffer"]
@@ -111,7 +112,8 @@ def test_a_bar_for_each_class(trained):
         (["x", "2"], "IMAGE"),
         (["x", "2", "images", "--gpu=7"], "GPU 7"),
         (["x", "2", "images", "--json", "--csv"], "--csv"),
-        (["plain", "2", "images"], "does not say which images"),
+        (["plain", "2", "images"], "plain, epoch 2 does not say which images it takes: give"),
+        (["x", "2", "images", "--json", "--features=f.npz"], "--features"),
     ],
 )
 def test_what_cannot_be_predicted_is_one_line(trained, words, says):
@@ -120,6 +122,47 @@ def test_what_cannot_be_predicted_is_one_line(trained, words, says):
     process = predict(trained, *words)
     assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)
     assert says in process.stderr
+
+
+def test_a_plain_checkpoint_predicts_as_it_is_told_to_prepare_images(trained, capsys):
+    for ending in ("symbol.json", "0002.params"):
+        shutil.copy(trained / f"x-{ending}", trained / f"plain-{ending}")
+
+    def predicted(prefix, *more):
+        words = [str(trained / prefix), "2", str(trained / "images"), "--json", *more]
+        assert main(words) == 0
+        out, err = capsys.readouterr()
+        classes = [each for image in json.loads(out) for each in image["classes"]]
+        return [(each["class"], each["probability"]) for each in classes], err
+
+    given = ["--short-side=32", "--rgb-mean=20,30,40", "--rgb-std=50,60,70"]
+    expected, _ = predicted("x")
+    assert predicted("plain", "--image-shape=3,28,28", *given) == (expected, "")
+    found, said = predicted("plain", "--image-shape=3,28,28", given[1])
+    assert found != expected
+    assert said.endswith("assumed: std 1,1,1 (--rgb-std), no resizing (--short-side)\n")
+
+
+def test_features(trained, tmp_path):
+    """The pooled features of the images, as the classifier reads them."""
+    (tmp_path / "bad.png").write_text("no image")
+    words = ["images", tmp_path / "bad.png", "--batch-size=7", "--features", tmp_path / "f.npz"]
+    process = predict(trained, "x", 2, *words)
+    assert process.returncode == 1 and process.stderr.count("\n") == 1
+    assert process.stdout == f"{tmp_path}/f.npz: 32 features of each of 40 images\n"
+    found = np.load(tmp_path / "f.npz")
+    paths = sorted(map(str, trained.glob("images/**/*.png")))
+    assert [str(trained / path) for path in found["images"]] == paths
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(str(trained / "x"), 2)
+    module = mx.mod.Module(symbol.get_internals()["flatten_output"], label_names=None)
+    module.bind([("data", (40, 3, 28, 28))])
+    module.set_params(arg_params, aux_params, allow_extra=True)
+    pixels = [prepare_image(read_image(path), (3, 28, 28), 32, (20, 30, 40), (50, 60, 70))
+              for path in paths]  # fmt: skip
+    module.forward(mx.io.DataBatch([mx.nd.array(np.array(pixels))]), is_train=False)
+    expected = module.get_outputs()[0].asnumpy()
+    assert (found["features"].shape, found["features"].dtype) == ((40, 32), np.float32)
+    np.testing.assert_allclose(found["features"], expected, atol=1e-4 * expected.max())
 
 
 def test_the_input_is_that_of_validation(tmp_path):

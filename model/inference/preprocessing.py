@@ -1,0 +1,74 @@
+"""How images are prepared for a network: as its checkpoint says, or as the command line does."""
+
+import argparse
+import dataclasses
+from typing import TYPE_CHECKING, Tuple
+
+from data.arguments import divisors, image_shape, three_numbers
+from log.command import whole
+from log.notices import Notices
+from model import ModelError
+
+if TYPE_CHECKING:  # it loads mxnet, which the arguments do not need
+    from model.network import Network
+
+
+def add_preprocessing_args(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add --rgb-mean and --rgb-std, and those of `names`: ``image_shape``, ``short_side``."""
+    if "image_shape" in names:
+        parser.add_argument(
+            "--image-shape",
+            type=image_shape,
+            metavar="3,H,W",
+            help="of the network's input (default: as it was trained)",
+        )
+    if "short_side" in names:
+        parser.add_argument(
+            "--short-side",
+            type=whole(1),
+            metavar="N",
+            help="pixels that an image's short side is resized to before its centre is cut out "
+            "(default: as in the validation of the checkpoint's training)",
+        )
+    parser.add_argument(
+        "--rgb-mean",
+        type=three_numbers,
+        metavar="R,G,B",
+        help="subtracted from the pixels, by channel (default: as in the checkpoint's training; "
+        "0 if it does not say)",
+    )
+    parser.add_argument(
+        "--rgb-std",
+        type=divisors,
+        metavar="R,G,B",
+        help="what the pixels are divided by then, by channel (default: as in the checkpoint's "
+        "training; 1 if it does not say)",
+    )
+
+
+def prepared(network: "Network", args: argparse.Namespace) -> Tuple["Network", Notices]:
+    """Return `network` with what the arguments say of its images, and a line about what neither
+    they nor its checkpoint say. Raises ModelError if the shape of its images is not known."""
+    given = {
+        "image_shape": getattr(args, "image_shape", None),
+        "short_side": getattr(args, "short_side", None),
+        "mean": args.rgb_mean,
+        "std": args.rgb_std,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    notices = Notices()
+    assumed = []
+    if not network.says_preprocessing:
+        assumed += ["mean 0,0,0 (--rgb-mean)"] if "mean" not in chosen else []
+        assumed += ["std 1,1,1 (--rgb-std)"] if "std" not in chosen else []
+        if "short_side" in args and "short_side" not in chosen:
+            assumed.append("no resizing (--short-side)")
+    network = dataclasses.replace(network, **chosen)
+    if network.image_shape is None:
+        raise ModelError(f"{network.source} does not say which images it takes: give --image-shape")
+    if assumed:
+        notices.warn(
+            f"{network.source} does not say how its images are prepared; assumed: "
+            + ", ".join(assumed)
+        )
+    return network, notices
