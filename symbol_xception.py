@@ -14,6 +14,7 @@ import inspect
 from typing import Any, NamedTuple, Sequence, Tuple
 
 import mxnet as mx
+from mxnet.symbol import Symbol
 
 #: Filters f0..f6 of the 2017 script: the paper's, about halved.
 REDUCED_FILTERS = (64, 64, 128, 364, 512, 768, 1024)
@@ -56,7 +57,7 @@ def get_xception_symbol(
     dtype: str = "float32",
     features: bool = False,
     padding: str = "half",
-) -> mx.sym.Symbol:
+) -> Symbol:
     """Return Xception as a training symbol or, with `features`, as a feature extractor.
 
     Inputs: ``data`` (N, 3, H, W), raw pixel values 0..255, any H and W; and, without `features`,
@@ -97,7 +98,7 @@ def get_xception_symbol(
     return mx.sym.SoftmaxOutput(_to_float32(x, dtype, "fc1"), name="softmax")
 
 
-def get_symbol(num_classes: int, **kwargs: Any) -> mx.sym.Symbol:
+def get_symbol(num_classes: int, **kwargs: Any) -> Symbol:
     """Return `get_xception_symbol`, called the way MXNet's image-classification scripts do.
 
     Those scripts pass every argument of theirs to the network module. The ones that
@@ -112,7 +113,15 @@ def get_symbol(num_classes: int, **kwargs: Any) -> mx.sym.Symbol:
 
 
 def _check_arguments(
-    filters, num_classes, dropout, bn_mom, bn_eps, workspace, dtype, features, padding
+    filters: Tuple[int, ...],
+    num_classes: int,
+    dropout: float,
+    bn_mom: float,
+    bn_eps: float,
+    workspace: int,
+    dtype: str,
+    features: bool,
+    padding: str,
 ) -> None:
     if len(filters) != 7:
         raise ValueError(f"filter_list needs 7 numbers, not {len(filters)}: {list(filters)}")
@@ -141,12 +150,12 @@ def _positive_int(value: object) -> bool:
 class _Builder:
     """The blocks of the figure. Each takes (x, its channels, the block) and returns a symbol."""
 
-    def __init__(self, bn_mom: float, bn_eps: float, workspace: int, padding: str):
+    def __init__(self, bn_mom: float, bn_eps: float, workspace: int, padding: str) -> None:
         self.norm = {"fix_gamma": False, "eps": bn_eps, "momentum": bn_mom}
         self.workspace = workspace
         self.stem_pad, self.same_pooling = _PADDINGS[padding]
 
-    def convolutions(self, x, channels, block):
+    def convolutions(self, x: Symbol, channels: int, block: _Block) -> Symbol:
         """3x3 convolutions, the first with stride 2, each with BatchNorm and relu."""
         for i, num_filter in enumerate(block.filters, start=1):
             name = f"{block.name}_conv{i}"
@@ -154,19 +163,19 @@ class _Builder:
             x = _relu(self._conv_norm(x, num_filter, name, 3, stride, self.stem_pad), name)
         return x
 
-    def residual(self, x, channels, block):
+    def residual(self, x: Symbol, channels: int, block: _Block) -> Symbol:
         """Separable convolutions, a relu before each, added to what they are computed from."""
         return mx.sym.elemwise_add(
             self._relus_and_separables(x, channels, block), x, name=f"{block.name}_add"
         )
 
-    def halving_residual(self, x, channels, block):
+    def halving_residual(self, x: Symbol, channels: int, block: _Block) -> Symbol:
         """The same at half the size: pooled, and added to a 1x1 convolution with stride 2."""
         shortcut = self._conv_norm(x, block.filters[-1], f"{block.name}_conv1", stride=2)
         x = self._max_pool(self._relus_and_separables(x, channels, block), block.name)
         return mx.sym.elemwise_add(x, shortcut, name=f"{block.name}_add")
 
-    def separables(self, x, channels, block):
+    def separables(self, x: Symbol, channels: int, block: _Block) -> Symbol:
         """Separable convolutions, a relu after each."""
         for i, num_filter in enumerate(block.filters, start=1):
             name = f"{block.name}_sepconv{i}"
@@ -174,7 +183,7 @@ class _Builder:
             channels = num_filter
         return x
 
-    def _relus_and_separables(self, x, channels, block):
+    def _relus_and_separables(self, x: Symbol, channels: int, block: _Block) -> Symbol:
         for i, num_filter in enumerate(block.filters, start=1):
             name = f"{block.name}_sepconv{i}"
             if i > 1 or block.relu_first:
@@ -183,14 +192,25 @@ class _Builder:
             channels = num_filter
         return x
 
-    def _separable(self, x, channels, num_filter, name):
+    def _separable(self, x: Symbol, channels: int, num_filter: int, name: str) -> Symbol:
         x = self._conv(x, channels, f"{name}_depthwise_kernel", 3, pad=1, num_group=channels)
         return self._norm(self._conv(x, num_filter, f"{name}_pointwise_kernel_conv2d"), name)
 
-    def _conv_norm(self, x, num_filter, name, kernel=1, stride=1, pad=0):
+    def _conv_norm(
+        self, x: Symbol, num_filter: int, name: str, kernel: int = 1, stride: int = 1, pad: int = 0
+    ) -> Symbol:
         return self._norm(self._conv(x, num_filter, f"{name}_conv2d", kernel, stride, pad), name)
 
-    def _conv(self, x, num_filter, name, kernel=1, stride=1, pad=0, num_group=1):
+    def _conv(
+        self,
+        x: Symbol,
+        num_filter: int,
+        name: str,
+        kernel: int = 1,
+        stride: int = 1,
+        pad: int = 0,
+        num_group: int = 1,
+    ) -> Symbol:
         return mx.sym.Convolution(
             x,
             num_filter=num_filter,
@@ -203,10 +223,10 @@ class _Builder:
             name=name,
         )
 
-    def _norm(self, x, name):
+    def _norm(self, x: Symbol, name: str) -> Symbol:
         return mx.sym.BatchNorm(x, **self.norm, name=f"{name}_bn")
 
-    def _max_pool(self, x, name):
+    def _max_pool(self, x: Symbol, name: str) -> Symbol:
         # Windows of 3 with stride 2 over 6 pixels, and 1 pixel of padding (.) on both sides:
         #
         #   half      . 0 1 2 3 4 5 .        keras          0 1 2 3 4 5 .
@@ -230,15 +250,15 @@ class _Builder:
         return _reverse(x, f"{name}_pool_restored") if self.same_pooling else x
 
 
-def _relu(x, name):
+def _relu(x: Symbol, name: str) -> Symbol:
     return mx.sym.Activation(x, act_type="relu", name=f"{name}_relu")
 
 
-def _reverse(x, name):
+def _reverse(x: Symbol, name: str) -> Symbol:
     """`x` with its rows and columns in reversed order."""
     order = {"begin": (None,) * 4, "end": (None,) * 4, "step": (1, 1, -1, -1)}
     return mx.sym.slice(x, **order, name=name)
 
 
-def _to_float32(x, dtype, name):
+def _to_float32(x: Symbol, dtype: str, name: str) -> Symbol:
     return x if dtype == "float32" else mx.sym.Cast(x, dtype="float32", name=f"{name}_float32")

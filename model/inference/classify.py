@@ -68,7 +68,7 @@ class Prediction:
         self, unreadable: Callable[[Unreadable], None]
     ) -> Iterator[Tuple[str, np.ndarray]]:
         """Yield (path, the network's output for that image)."""
-        size, shape = self.args.batch_size, self.network.image_shape
+        size, shape = self.args.batch_size, self.network.input_shape
         images = self._inputs(unreadable)
         while batch := list(itertools.islice(images, size)):
             data = np.zeros((size, *shape), np.float32)
@@ -89,7 +89,7 @@ class Prediction:
             yield (
                 path,
                 prepare_image(
-                    pixels, network.image_shape, network.short_side, network.mean, network.std
+                    pixels, network.input_shape, network.short_side, network.mean, network.std
                 ),
             )
 
@@ -108,7 +108,7 @@ def prepare(args: argparse.Namespace) -> Prediction:
     elif is_xception(network.symbol) and "fc1_bias" not in network.arg_params:
         raise ModelError(f"{network.source}: a network without a classifier; it has --features")
     contexts = [mx.cpu() if args.gpu is None else mx.gpu(args.gpu)]
-    module = bind_network(network, (args.batch_size, *network.image_shape), contexts, args.dtype)
+    module = bind_network(network, (args.batch_size, *network.input_shape), contexts, args.dtype)
     return Prediction(network, module, args, notices)
 
 

@@ -27,7 +27,7 @@ def image_paths(arguments: Iterable[str]) -> Iterator[str]:
             yield from filter(None, lines)
         elif os.path.isdir(argument):
             inside = sorted(p for p in Path(argument).rglob("*") if p.suffix.lower() in _ENDINGS)
-            yield from map(str, inside or [argument])
+            yield from map(str, inside) if inside else [argument]
         else:
             yield argument
 

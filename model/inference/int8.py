@@ -50,7 +50,7 @@ def write(args: argparse.Namespace, network: Network, checkpoints: Checkpoints) 
         with mxnet_errors(args.calibrate):
             images = mx.io.ImageRecordIter(
                 **record_args(
-                    args.calibrate, network.image_shape, batch_size, network.mean, network.std, 4
+                    args.calibrate, network.input_shape, batch_size, network.mean, network.std, 4
                 )
             )
             if not is_xception(network.symbol):
@@ -62,7 +62,7 @@ def write(args: argparse.Namespace, network: Network, checkpoints: Checkpoints) 
     checkpoints.lock()
     settings = {
         **network.run.get("settings", {}),
-        "image_shape": list(network.image_shape),
+        "image_shape": list(network.input_shape),
         "rgb_mean": list(network.mean),
         "rgb_std": list(network.std),
         "short_side": network.short_side,

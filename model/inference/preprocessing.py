@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Tuple
 from data.arguments import divisors, image_shape, three_numbers
 from log.command import whole
 from log.notices import Notices
-from model import ModelError
 
 if TYPE_CHECKING:  # it loads mxnet, which the arguments do not need
     from model.network import Network
@@ -64,8 +63,7 @@ def prepared(network: "Network", args: argparse.Namespace) -> Tuple["Network", N
         if "short_side" in args and "short_side" not in chosen:
             assumed.append("no resizing (--short-side)")
     network = dataclasses.replace(network, **chosen)
-    if network.image_shape is None:
-        raise ModelError(f"{network.source} does not say which images it takes: give --image-shape")
+    _ = network.input_shape  # or an error
     if assumed:
         notices.warn(
             f"{network.source} does not say how its images are prepared; assumed: "

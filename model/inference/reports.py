@@ -3,7 +3,7 @@
 import csv
 import io
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -45,7 +45,8 @@ def write_report(scores: Scores, names: Sequence[str], prefix: Path) -> List[Pat
     paths = [prefix.with_name(f"{prefix.name}-{ending}") for ending in endings]
     table = [("class", "images", "correct", "recall", "precision"), *class_table(scores, names)]
     matrix = [["", *names], *([name, *row] for name, row in zip(names, scores.confusion.tolist()))]
-    for path, rows in zip(paths, (table, matrix)):
+    tables: List[List[Any]] = [table, matrix]
+    for path, rows in zip(paths, tables):
         text = io.StringIO(newline="")
         csv.writer(text).writerows(rows)
         write_whole(path, text.getvalue().encode())

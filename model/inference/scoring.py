@@ -56,7 +56,7 @@ def prepare(args: argparse.Namespace) -> Scoring:
         devices.check_gpus(args.gpus, devices.gpus())
     network = load_network(args.prefix, args.epoch)
     network, notices = prepared(network, args)
-    shape = network.image_shape
+    shape = network.input_shape
     inspect.require(args.data_val, None)
     scanned = scan(args.data_val)
     contexts = [mx.gpu(i) for i in args.gpus] or [mx.cpu(i) for i in range(args.cpus)]

@@ -52,6 +52,15 @@ class Network:
     classes: Optional[List[str]] = None
     run: Dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def input_shape(self) -> Tuple[int, int, int]:
+        """The image shape. Raises ModelError if nothing says it."""
+        if self.image_shape is None:
+            raise ModelError(
+                f"{self.source} does not say which images it takes: give --image-shape"
+            )
+        return self.image_shape
+
 
 def load_network(prefix: str, epoch: int) -> Network:
     """Return the network of the checkpoint PREFIX, EPOCH.

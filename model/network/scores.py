@@ -13,7 +13,7 @@ TOP_K = 5
 _EPSILON = 1e-12
 
 #: See `Scores.totals`.
-Totals = Sequence[float]
+Totals = List[float]
 
 
 def new_metric(num_classes: int) -> mx.metric.CompositeEvalMetric:
