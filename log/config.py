@@ -7,7 +7,8 @@ from typing import Any, Dict, List
 
 from log import LogError, schema
 from log.files import PathLike, os_reason, read_json, write_whole
-from log.machine import machine, versions
+from log.machine import machine
+from log.versions import versions
 
 
 def write_start(path: PathLike, anew: bool, **values: Any) -> None:
