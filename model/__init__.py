@@ -9,7 +9,7 @@ class ModelError(UserError):
     """A checkpoint or device that can't be used."""
 
 
-def mxnet_reason(error) -> str:
+def mxnet_reason(error: Exception) -> str:
     """Return the telling sentence of an MXNetError, which comes with a stack trace around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if "Error" in line or "Check failed" in line] or lines

@@ -8,8 +8,11 @@ makes the libraries that MXNet needs and that come in other wheels (CUDA's) know
 import ctypes
 import importlib.util
 import os
+import sys
 from pathlib import Path
+from typing import Any, List, Sequence, Tuple
 
+from log.command import command
 from log.machine import usable_cores
 from model import ModelError
 
@@ -28,8 +31,8 @@ _OF_OTHER_WHEELS = {
 _COMPUTE_CAPABILITY = (75, 76)
 
 
-def prepare_environment(contexts: int = 1):
-    """Set what MXNet reads from the environment when it is loaded, where the user has not.
+def prepare_environment(contexts: int = 1) -> None:
+    """Set what MXNet reads from the environment when it is loaded, unless the user has set it.
 
     contexts : CPU contexts that compute at the same time, each with a team of threads of its own.
     """
@@ -38,19 +41,19 @@ def prepare_environment(contexts: int = 1):
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
 
 
-def has_bfloat16(cpuinfo="/proc/cpuinfo") -> bool:
-    """True where the CPU has instructions for bfloat16 (AVX512_BF16 or AMX)."""
+def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
+    """Return whether the CPU has instructions for bfloat16 (AVX512_BF16 or AMX)."""
     flags = Path(cpuinfo).read_text().split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def check_bfloat16(dtype: str):
-    """Raise ModelError where `dtype` is bfloat16 and the CPU has no instructions for it."""
+def check_bfloat16(dtype: str) -> None:
+    """Raise ModelError if `dtype` is bfloat16 and the CPU has no instructions for it."""
     if dtype == "bfloat16" and not has_bfloat16():
         raise ModelError("--dtype bfloat16: this CPU has no instructions for it")
 
 
-def gpus() -> list:
+def gpus() -> List[Tuple[int, int]]:
     """Return the compute capability, (major, minor), of each GPU that the driver shows."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -66,20 +69,21 @@ def gpus() -> list:
         for attribute in _COMPUTE_CAPABILITY:
             driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
             capability.append(value.value)
-        found.append(tuple(capability))
+        major, minor = capability
+        found.append((major, minor))
     return found
 
 
 def has_cuda() -> bool:
-    """True where MXNet, which this loads, is built for GPUs."""
+    """Return whether MXNet, which this loads, is built for GPUs."""
     import mxnet
 
     return mxnet.runtime.Features().is_enabled("CUDA")
 
 
-def check_gpus(wanted, found):
-    """Raise ModelError where a GPU in `wanted` (ids) is not in `found` (capabilities) or too new
-    or too old for MXNet, or where MXNet is built without CUDA."""
+def check_gpus(wanted: Sequence[int], found: Sequence[Tuple[int, int]]) -> None:
+    """Raise ModelError if a GPU of `wanted` (ids) is not in `found` (capabilities), or is too new
+    or too old for MXNet, or if MXNet is built without CUDA."""
     for i in wanted:
         if i >= len(found):
             there = f"{len(found)}, numbered from 0" if found else "none (is the driver loaded?)"
@@ -98,7 +102,7 @@ def check_gpus(wanted, found):
         )
 
 
-def import_mxnet(contexts: int = 1):
+def import_mxnet(contexts: int = 1) -> Any:
     """Import mxnet, or raise ModelError with what is missing and the way to get it. contexts : as
     for `prepare_environment`."""
     prepare_environment(contexts)
@@ -109,7 +113,7 @@ def import_mxnet(contexts: int = 1):
     return mxnet
 
 
-def _way_out(error):
+def _way_out(error: Exception) -> str:
     reason = str(error).splitlines()[0]
     if "libcuda.so.1" in reason:
         return f"{reason}: no NVIDIA driver here; install requirements-cpu.txt instead"
@@ -120,18 +124,24 @@ def _way_out(error):
     return f"{reason}: ./run.sh setup installs it"
 
 
-def link_libraries() -> list:
+def folder_of_mxnet() -> Path:
+    """Return the folder of the mxnet package, without importing it. Raises ModelError if it is not
+    installed."""
+    spec = importlib.util.find_spec("mxnet")
+    if spec is None or spec.origin is None:
+        raise ModelError("mxnet is not installed: ./run.sh setup installs it")
+    return Path(spec.origin).parent
+
+
+def link_libraries() -> List[str]:
     """Link libraries that come in other wheels beside libmxnet.so; return their names.
 
-    These are the CUDA libraries of the nvidia-*-cu11 wheels and, where the system has no OpenMP or
-    quad-precision runtime, scikit-learn's and numpy's. libmxnet.so looks into its own folder first
-    (its RPATH is $ORIGIN), so that `import mxnet` finds them in any script, without
-    LD_LIBRARY_PATH. mxnet is not imported.
+    These are the CUDA libraries of the nvidia-*-cu11 wheels and, if the system has no OpenMP or
+    quad-precision runtime, those of scikit-learn and numpy. libmxnet.so looks into its own folder
+    first (its RPATH is $ORIGIN), so that `import mxnet` finds them in any script, without
+    LD_LIBRARY_PATH. mxnet is not imported. Raises ModelError if it is not installed.
     """
-    spec = importlib.util.find_spec("mxnet")
-    if spec is None:
-        raise ModelError("mxnet is not installed: ./run.sh setup installs it")
-    target = Path(spec.origin).parent
+    target = folder_of_mxnet()
     libraries = {path.name: path for path in sorted(target.parent.glob("nvidia/*/lib/*.so.*"))}
     for name, bundled in _OF_OTHER_WHEELS.items():
         try:
@@ -146,5 +156,11 @@ def link_libraries() -> list:
     return list(libraries)
 
 
+def main() -> int:
+    with command("model.devices", writes_files=True) as outcome:
+        print(f"{len(link_libraries())} libraries linked beside libmxnet.so")
+    return outcome.code
+
+
 if __name__ == "__main__":
-    print(f"{len(link_libraries())} libraries linked beside libmxnet.so")
+    sys.exit(main())

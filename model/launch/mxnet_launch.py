@@ -6,18 +6,23 @@ Its tracker calls Thread.isAlive, which Python 3.9 removed.
 """
 
 import runpy
+import sys
 import threading
-from importlib.util import find_spec
-from pathlib import Path
+
+from log.command import command
+from model.devices import folder_of_mxnet
 
 
-def main():
-    if not hasattr(threading.Thread, "isAlive"):
-        threading.Thread.isAlive = threading.Thread.is_alive
-    # Not imported: with DMLC_ROLE in the environment, mxnet would become a server.
-    tools = Path(find_spec("mxnet").origin).parent / "tools"
-    runpy.run_path(str(tools / "launch.py"), run_name="__main__")
+def main() -> int:
+    with command("model.launch.mxnet_launch") as outcome:
+        # Not imported: with DMLC_ROLE in the environment, mxnet would become a server.
+        script = folder_of_mxnet() / "tools" / "launch.py"
+    if outcome.code == 0:
+        if sys.version_info >= (3, 9):
+            threading.Thread.isAlive = threading.Thread.is_alive
+        runpy.run_path(str(script), run_name="__main__")
+    return outcome.code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
