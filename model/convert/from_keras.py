@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, outcome: Outcome) -> str:
-    from model.convert import keras
     from model.convert.checkpoint import Source, check_free, write
+    from model.convert.keras import SYMBOL_ARGUMENTS, reading
 
     check_free(args.prefix)
-    params = keras.read(args.weights)
-    source = Source(args.weights, params, dict(keras.SYMBOL_ARGUMENTS), from_keras=True)
+    params = reading.read(args.weights)
+    source = Source(args.weights, params, dict(SYMBOL_ARGUMENTS), from_keras=True)
     return write(source, args, outcome)

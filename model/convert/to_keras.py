@@ -24,20 +24,20 @@ def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -
 
 def run(args: argparse.Namespace, outcome: Outcome) -> str:
     from model import ModelError
-    from model.convert import keras
     from model.convert.files import write_file
+    from model.convert.keras import SYMBOL_ARGUMENTS, writing
     from model.network.layers import architecture
     from model.network.loading import load_network
     from model.network.params import numpy_params
 
     network = load_network(args.prefix, args.epoch)
     made = architecture(network.symbol)
-    for name, value in keras.SYMBOL_ARGUMENTS.items():
+    for name, value in SYMBOL_ARGUMENTS.items():
         if made[name] != value:
             raise ModelError(
                 f"{args.prefix}: not Keras' network: its {name} is {made[name]}, Keras' is {value}"
             )
-    content = keras.dump(numpy_params(network.arg_params, network.aux_params))
+    content = writing.dump(numpy_params(network.arg_params, network.aux_params))
     outcome.begun()
     write_file(args.out, content)
     return str(args.out)

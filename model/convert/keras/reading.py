@@ -1,4 +1,4 @@
-"""Keras' weight files of its Xception, read and written with h5py alone.
+"""Keras' weight files of its Xception, read with h5py alone.
 
 Three layouts are read. In Keras' legacy one (``.h5``), a group is named after its layer and lists
 its arrays in the attribute ``weight_names``; a whole saved model has these groups in
@@ -14,17 +14,14 @@ import contextlib
 import io
 import zipfile
 import zlib
-from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 
 from model import ModelError
-from model.network.layers import HEAD, KERAS_HEAD, layers, shortcut_names
-from symbol_xception import ORIGINAL_FILTERS
+from model.convert.keras.h5 import h5py_module
+from model.convert.keras.layers import keras_layers
+from model.network.layers import KERAS_HEAD, shortcut_names
 
-#: The arguments of get_xception_symbol that make it Keras' Xception.
-SYMBOL_ARGUMENTS = {"filter_list": ORIGINAL_FILTERS, "padding": "keras", "bn_eps": 1e-3}
 #: The groups of the layers, named after their classes: today, and in TensorFlow 2.12 to 2.14.
 _BY_CLASS = ("layers", "_layer_checkpoint_dependencies")
 #: What a weights file within a .keras archive may take in memory: Xception with the states of an
@@ -37,58 +34,6 @@ _DAMAGE = (
 )  # fmt: skip
 #: HDF5's numbers of gzip, shuffle and fletcher32. Others may be plug-ins, which are code.
 _FILTERS = {1, 2, 3}
-
-
-@dataclass(frozen=True)
-class Variable:
-    """An array of a layer: its name and shape in Keras; its entry here, whose axes are Keras' in
-    the order `axes`."""
-
-    name: str
-    shape: tuple
-    entry: str
-    axes: tuple
-
-
-def keras_layers(num_classes: Optional[int] = None) -> list:
-    """Return [(layer name, class name, [Variable])] of Xception in Keras' order, with a classifier
-    of `num_classes` if that is given."""
-    image_axes = (3, 2, 0, 1)
-    found = []
-    for layer in layers(ORIGINAL_FILTERS):
-        c_in, c_out = layer.in_channels, layer.num_filter
-        weight = f"arg:{layer.pointwise}_weight"
-        if layer.separable:
-            shape, depthwise = (3, 3, c_in, 1), f"arg:{layer.depthwise}_weight"
-            kernels = [
-                Variable("depthwise_kernel", shape, depthwise, (2, 3, 0, 1)),
-                Variable("pointwise_kernel", (1, 1, c_in, c_out), weight, image_axes),
-            ]
-            found.append((layer.keras_name, "separable_conv2d", kernels))
-        else:
-            shape = (layer.kernel, layer.kernel, c_in, c_out)
-            kernels = [Variable("kernel", shape, weight, image_axes)]
-            found.append((layer.keras_name, "conv2d", kernels))
-        norm = [
-            Variable(name, (c_out,), f"{entry[:4]}{layer.name}_bn_{entry[4:]}", (0,))
-            for name, entry in (
-                ("gamma", "arg:gamma"),
-                ("beta", "arg:beta"),
-                ("moving_mean", "aux:moving_mean"),
-                ("moving_variance", "aux:moving_var"),
-            )
-        ]
-        found.append((layer.keras_norm, "batch_normalization", norm))
-    if num_classes:
-        head = [
-            Variable("kernel", (ORIGINAL_FILTERS[6], num_classes), f"arg:{HEAD}_weight", (1, 0)),
-            Variable("bias", (num_classes,), f"arg:{HEAD}_bias", (0,)),
-        ]
-        found.append((KERAS_HEAD, "dense", head))
-    return found
-
-
-# Reading
 
 
 def read(path) -> dict:
@@ -127,7 +72,7 @@ def read(path) -> dict:
 @contextlib.contextmanager
 def _open(path):
     """The HDF5 file `path`, or that in the .keras archive `path`."""
-    h5py = _h5py()
+    h5py = h5py_module()
     source = path
     try:
         if zipfile.is_zipfile(path):
@@ -183,7 +128,7 @@ def _by_class(root, path) -> dict:
 def _child(group, name, path):
     """`group[name]`, where it is in this file and is no link to somewhere else."""
     link = group.get(name, getlink=True)
-    if not isinstance(link, _h5py().HardLink):
+    if not isinstance(link, h5py_module().HardLink):
         raise ModelError(f"{path}: {group.name}/{name} is a link: not written by Keras")
     return group[name]
 
@@ -193,7 +138,7 @@ def _array(group, words, path):
     for folder in folders:
         group = _child(group, folder, path)
     dataset = _child(group, name, path)
-    if not isinstance(dataset, _h5py().Dataset):
+    if not isinstance(dataset, h5py_module().Dataset):
         raise ModelError(f"{path}: {dataset.name} is not an array")
     return dataset
 
@@ -210,35 +155,3 @@ def _values(dataset, path) -> np.ndarray:
     if not np.isfinite(values).all():
         raise ModelError(f"{path}: {dataset.name} has NaN or infinite values")
     return values
-
-
-# Writing
-
-
-def dump(params: dict) -> bytes:
-    """Return a legacy weights file that Keras 2 and 3 load: Xception's, with the top if it is in
-    `params` (entry -> array, as `read` returns them)."""
-    h5py = _h5py()
-    head = params.get(f"arg:{HEAD}_bias")
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
-        table = keras_layers(None if head is None else len(head))
-        file.attrs["layer_names"] = [name.encode() for name, _, _ in table]
-        file.attrs["backend"] = b"tensorflow"
-        # Without one, Keras takes the file for Keras 1's, and turns some kernels around.
-        file.attrs["keras_version"] = b"2.15.0"
-        for name, _, variables in table:
-            group = file.create_group(name)
-            words = [f"{name}/{variable.name}:0" for variable in variables]
-            group.attrs["weight_names"] = [word.encode() for word in words]
-            for word, variable in zip(words, variables):
-                group[word] = params[variable.entry].transpose(np.argsort(variable.axes))
-    return content.getvalue()
-
-
-def _h5py():
-    try:
-        import h5py
-    except ImportError:
-        raise ModelError("Keras' files need h5py: pip install h5py==3.11.0") from None
-    return h5py
