@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+from data.arguments import divisors, three_numbers
 from log.command import whole
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments about the checkpoint that is written."""
+def add_checkpoint_arguments(parser: argparse.ArgumentParser, size: str, short_side: str) -> None:
+    """Add the arguments about the checkpoint that is written. size, short_side : in words, the
+    defaults."""
     parser.add_argument("prefix", metavar="PREFIX", help="of the checkpoint to write")
     parser.add_argument(
         "--classes", metavar="FILE", type=Path, help="class names, one a line, in label order"
@@ -16,15 +18,26 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=whole(1),
         metavar="N",
-        help="pixels a side of the images it was trained on (default: 299 for Keras' weights, "
-        "224 for the 2017 script's)",
+        help=f"pixels a side of the images it was trained on (default: {size})",
     )
     parser.add_argument(
         "--short-side",
         type=whole(1),
         metavar="N",
         help="pixels of an image's short side before the centre is cut out "
-        "(default: 8/7 of --image-size)",
+        f"(default: {short_side})",
+    )
+    parser.add_argument(
+        "--rgb-mean",
+        type=three_numbers,
+        metavar="R,G,B",
+        help="what was subtracted from the pixels before the network, by channel",
+    )
+    parser.add_argument(
+        "--rgb-std",
+        type=divisors,
+        metavar="R,G,B",
+        help="what the pixels were divided by then, by channel",
     )
 
 

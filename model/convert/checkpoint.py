@@ -3,9 +3,10 @@
 import argparse
 import os
 import platform
+import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -18,6 +19,23 @@ from model.network.params import check_params
 from symbol_xception import get_xception_symbol
 
 
+class Images(NamedTuple):
+    """The images that a network takes, as far as its file says it.
+
+    shape : (3, height, width). mean, std : by colour, as Network's.
+    usual_size, usual_mean, usual_std : what is assumed if the file does not say it, and which part
+    of an image's short side is cut out.
+    """
+
+    shape: Optional[Tuple[int, int, int]] = None
+    mean: Optional[Tuple[float, ...]] = None
+    std: Optional[Tuple[float, ...]] = None
+    usual_size: int = 224
+    usual_mean: float = 0
+    usual_std: float = 1
+    usual_crop: float = 7 / 8
+
+
 @dataclass(frozen=True)
 class Source:
     """What was read from another format.
@@ -26,15 +44,16 @@ class Source:
     params : entries of a checkpoint, ``arg:NAME`` and ``aux:NAME``, float32. Without
         ``arg:fc1_bias`` the network ends in its features.
     arguments : of get_xception_symbol, but for the classes.
-    from_keras : whether its images had pixels from -1 to 1.
     epoch : of the checkpoint to write.
+    assumed : what `path` does not say about the network.
     """
 
     path: Union[str, "os.PathLike[str]"]
     params: Dict[str, np.ndarray]
     arguments: Dict[str, Any]
-    from_keras: bool
+    images: Images
     epoch: int = 0
+    assumed: Tuple[str, ...] = ()
 
 
 def check_free(prefix: str) -> None:
@@ -61,6 +80,10 @@ def write(source: Source, args: argparse.Namespace, outcome: Outcome) -> str:
         "versions": {"python": platform.python_version()},
         "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+    assumed = assumptions(source, args)
+    if assumed:
+        text = f"{source.path} does not say it; assumed: {'; '.join(assumed)}"
+        print(f"model.convert: {text}", file=sys.stderr)
     outcome.begun()
     checkpoints, place = Checkpoints(args.prefix), Place(source.epoch)
     checkpoints.save(place, symbol.tojson(), source.params, {}, run)
@@ -73,13 +96,36 @@ def _settings(source: Source, args: argparse.Namespace, num_classes: int) -> Dic
         raise DataError(
             f"{args.classes}: {len(classes)} names, the network has {num_classes} classes"
         )
-    size = args.image_size or (299 if source.from_keras else 224)
-    # Keras' network takes pixels from -1 to 1, the 2017 script's took them as they are.
-    mean, std = (127.5, 127.5) if source.from_keras else (0, 1)
+    images = source.images
+    size = args.image_size or images.usual_size
+    shape = images.shape if images.shape and not args.image_size else (3, size, size)
+    # What the command line says is done to the pixels before the network's own layers.
+    unscaled = images.mean is None
+    outer_mean = args.rgb_mean or (images.usual_mean if unscaled else 0,) * 3
+    outer_std = args.rgb_std or (images.usual_std if unscaled else 1,) * 3
+    inner = zip(images.mean or (0,) * 3, images.std or (1,) * 3)
+    scaling = [(m + d * mean, d * std) for m, d, (mean, std) in zip(outer_mean, outer_std, inner)]
     return {
-        "image_shape": [3, size, size],
-        "rgb_mean": [mean] * 3,
-        "rgb_std": [std] * 3,
-        "short_side": args.short_side or round(size * 8 / 7),
+        "image_shape": list(shape),
+        "rgb_mean": [_number(mean) for mean, _ in scaling],
+        "rgb_std": [_number(std) for _, std in scaling],
+        "short_side": args.short_side or round(min(shape[1:]) / images.usual_crop),
         "classes": classes,
     }
+
+
+def _number(value: float) -> float:
+    """`value` without the last digits, in which 1 / (1 / 127.5) differs from 127.5."""
+    return float(f"{value:.10g}")
+
+
+def assumptions(source: Source, args: argparse.Namespace) -> List[str]:
+    """Return what neither the source nor the command line says, and how to say it."""
+    assumed, images = list(source.assumed), source.images
+    if images.mean is None and not (args.rgb_mean and args.rgb_std):
+        low, high = ((pixel - images.usual_mean) / images.usual_std for pixel in (0, 255))
+        assumed.append(f"pixels from {low:g} to {high:g} (--rgb-mean, --rgb-std)")
+    if images.shape is None and not args.image_size:
+        size = images.usual_size
+        assumed.append(f"images of {size}x{size} pixels (--image-size)")
+    return assumed

@@ -1,4 +1,4 @@
-"""``keras``: a Keras weights file of Xception to a checkpoint."""
+"""``keras``: a Keras model of Xception, or its weights, to a checkpoint."""
 
 import argparse
 from pathlib import Path
@@ -7,23 +7,28 @@ from log.command import Outcome
 from model.convert.arguments import add_checkpoint_arguments
 
 NAME = "keras"
-HELP = "a Keras weights file of Xception to a checkpoint"
+HELP = "a Keras model of Xception, or its weights, to a checkpoint"
 DESCRIPTION = (
-    "Convert weights of Keras' Xception, with or without the top (.h5, .weights.h5 or .keras), to "
-    "the checkpoint PREFIX-0000."
+    "Convert Keras' Xception, with its own classifier, another Dense layer or none, to the "
+    "checkpoint PREFIX-0000. FILE is a whole model (.keras, .h5) or weights alone (.h5, "
+    ".weights.h5, .weights.json)."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("weights", metavar="WEIGHTS", type=Path, help="Keras' file")
-    add_checkpoint_arguments(parser)
+    parser.add_argument("weights", metavar="FILE", type=Path, help="Keras' file")
+    add_checkpoint_arguments(parser, "that of the model, or 299", "8/7 of the image size")
+    parser.add_argument(
+        "--activation",
+        choices=("softmax", "sigmoid"),
+        help="of the last layer, where the file does not say it; one sigmoid becomes two classes "
+        "(default: softmax for weights alone)",
+    )
 
 
 def run(args: argparse.Namespace, outcome: Outcome) -> str:
-    from model.convert.checkpoint import Source, check_free, write
-    from model.convert.keras import SYMBOL_ARGUMENTS, reading
+    from model.convert.checkpoint import check_free, write
+    from model.convert.keras import reading
 
     check_free(args.prefix)
-    params = reading.read(args.weights)
-    source = Source(args.weights, params, dict(SYMBOL_ARGUMENTS), from_keras=True)
-    return write(source, args, outcome)
+    return write(reading.read(args.weights, args.activation), args, outcome)

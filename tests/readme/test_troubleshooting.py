@@ -269,7 +269,8 @@ def jobs(provoked, patch):
 
 def conversions(provoked, patch):
     with h5py.File("other.h5", "w") as file:
-        file["dense"] = np.zeros(3)
+        file.create_group("dense").attrs["weight_names"] = [b"kernel:0"]
+        file["dense/kernel:0"] = np.zeros(3)
     Path("damaged.h5").write_bytes(b"<html>")
     provoked.run(convert.main, "keras", "other.h5", "model/keras")
     provoked.run(convert.main, "keras", "damaged.h5", "model/keras")

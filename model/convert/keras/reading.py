@@ -1,157 +1,281 @@
-"""Keras' weight files of its Xception, read with h5py alone.
+"""A Keras model, or its weights alone, as what a checkpoint holds."""
 
-Three layouts are read. In Keras' legacy one (``.h5``), a group is named after its layer and lists
-its arrays in the attribute ``weight_names``; a whole saved model has these groups in
-``model_weights``. In that of ``.weights.h5``, a group is named after the layer's class and its
-number among those of its class, as in ``layers/separable_conv2d_12/vars/0``. A ``.keras`` file is a
-zip archive with such a file in it. In each, a layer's arrays are in the order in which Keras
-creates them.
-
-A file is data here: no link in it is followed, and nothing outside of it is read.
-"""
-
-import contextlib
-import io
-import zipfile
-import zlib
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from model import ModelError
-from model.convert.keras.h5 import h5py_module
-from model.convert.keras.layers import keras_layers
-from model.network.layers import KERAS_HEAD, shortcut_names
+from model.convert.checkpoint import Images, Source
+from model.convert.keras.files import Group, KerasFile, Stored, open_file, values
+from model.convert.keras.layers import SYMBOL_ARGUMENTS, Variable, keras_layers
+from model.convert.keras.structure import Node, Structure, affine, follow, loss_activation
+from model.network.layers import HEAD, KERAS_HEAD, shortcut_names
 
-#: The groups of the layers, named after their classes: today, and in TensorFlow 2.12 to 2.14.
-_BY_CLASS = ("layers", "_layer_checkpoint_dependencies")
-#: What a weights file within a .keras archive may take in memory: Xception with the states of an
-#: optimizer has 275 MB.
-_MAX_BYTES = 1 << 30
-#: What zipfile and h5py raise on what is not theirs, or not as Keras arranges it.
-_DAMAGE = (
-    zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, TypeError, ValueError,
-    AttributeError,
-)  # fmt: skip
-#: HDF5's numbers of gzip, shuffle and fletcher32. Others may be plug-ins, which are code.
-_FILTERS = {1, 2, 3}
+#: Classes of Xception's layers in files by class.
+_CLASSES = ("conv2d", "separable_conv2d", "batch_normalization")
 
 
-def read(path) -> dict:
-    """Return the entries of a checkpoint, ``arg:NAME`` and ``aux:NAME``, as float32 arrays.
+class _Found(NamedTuple):
+    """Xception's layers in a file, in the order of `keras_layers`; the classifier, None if there is
+    none; and what had to be assumed."""
 
-    Without the top in the file, there is no ``arg:fc1_weight`` and no ``arg:fc1_bias``.
+    layers: List[Stored]
+    head: Optional[Stored]
+    assumed: Tuple[str, ...] = ()
+
+
+def read(path: Path, activation: Optional[str] = None) -> Source:
+    """Return the network in Keras' file `path`.
+
+    A whole model is followed layer by layer. Weights alone are those of Keras' own Xception and, if
+    there is one, a Dense layer on its pooled features; what they do not say is assumed, and listed
+    in `Source.assumed`.
+
+    activation : ``softmax`` or ``sigmoid``, of the last layer, where the file does not say it.
     Raises ModelError, naming the first layer that differs, where it is not Keras' Xception.
     """
-    with _open(path) as file:
-        in_file = _layers_of(file, path)
-        head = in_file.get(KERAS_HEAD)
-        num_classes = max((1, *head[1][0].shape[-1:])) if head else None
-        params = {}
-        for name, _, variables in keras_layers(num_classes):
-            if name not in in_file:
-                raise ModelError(f"{path}: layer {name} is missing: not Keras' Xception?")
-            where, datasets = in_file.pop(name)
-            if len(datasets) != len(variables):
-                raise ModelError(
-                    f"{path}: layer {where} has {len(datasets)} arrays, Xception's has "
-                    f"{len(variables)}"
+    with open_file(path) as file:
+        if file.config is None:
+            found, structure = _of_weights(file), None
+            stated = None
+        else:
+            structure = _structure(file)
+            found, stated = _of_model(file, structure), _stated_activation(file, structure)
+        params = _params(found.layers, path)
+        arguments = dict(SYMBOL_ARGUMENTS)
+        assumed = list(found.assumed)
+        if structure:
+            arguments["bn_eps"] = structure.epsilon
+        if found.head:
+            kernel, bias = _classifier(found.head, path)
+            if structure is None and activation is None and kernel.shape[1] > 1:
+                assumed.append("a softmax (--activation)")
+            chosen = _chosen(stated, activation, len(bias), found.head, path, structure is None)
+            if chosen == "sigmoid":
+                # A sigmoid of z is the second of the softmax of (0, z).
+                kernel, bias = (
+                    np.stack([np.zeros_like(a), a], -1) for a in (kernel[:, 0], bias[0])
                 )
-            for variable, dataset in zip(variables, datasets):
-                if dataset.shape != variable.shape:
-                    raise ModelError(
-                        f"{path}: layer {where}: {variable.name} has the shape {dataset.shape}, "
-                        f"Xception's has {variable.shape}"
-                    )
-                array = _values(dataset, path).transpose(variable.axes)
-                params[variable.entry] = np.ascontiguousarray(array, np.float32)
-        for where, _ in in_file.values():
-            raise ModelError(f"{path}: layer {where} is not in Keras' Xception")
+            params[f"arg:{HEAD}_weight"] = np.ascontiguousarray(kernel.T)
+            params[f"arg:{HEAD}_bias"] = bias
+        elif structure and not structure.pooled:
+            assumed.append("the average as pooling")
+        images = _images(file, structure)
+    return Source(path, params, arguments, images, assumed=tuple(assumed))
+
+
+# What a whole model says
+
+
+def _structure(file: KerasFile) -> Structure:
+    assert file.config is not None
+    try:
+        return follow(file.config)
+    except ModelError as error:
+        raise ModelError(f"{file.path}: {error}") from None
+
+
+def _of_model(file: KerasFile, structure: Structure) -> _Found:
+    head = structure.head and _stored(file, structure.head)
+    return _Found([_stored(file, node) for node in structure.layers], head)
+
+
+def _stored(file: KerasFile, node: Node) -> Stored:
+    """The weights of a layer."""
+    found = None
+    if file.by_name is not None:
+        found = file.by_name.get((node.names[0], node.name if len(node.names) > 1 else ""))
+    elif file.by_class is not None:
+        group: Optional[Group] = file.by_class
+        for place in node.places:
+            if group is None:
+                break
+            those = group.children.get(place.kind, [])
+            if len(those) == place.of:
+                group = those[place.number][1]
+            else:  # Layers without weights may have no group.
+                group = dict(those).get(place.number)
+        found = group and group.stored()
+    if not found or not found.arrays:
+        raise ModelError(f"{file.path}: {node} has no weights in it")
+    return Stored("/".join(node.names), found.arrays)
+
+
+def _stated_activation(file: KerasFile, structure: Structure) -> Optional[str]:
+    """The activation of the last layer; None where neither the model nor its loss has one."""
+    if structure.activation != "linear":
+        return structure.activation
+    return loss_activation(file.training)
+
+
+def _images(file: KerasFile, structure: Optional[Structure]) -> Images:
+    """The images that the network takes. Without layers that scale them, as Keras' own."""
+    images = Images(shape=structure.image_shape if structure else None, usual_size=299)
+    if structure is None or not structure.preprocessing:
+        return images._replace(usual_mean=127.5, usual_std=127.5)
+    factor, summand = np.ones(3), np.zeros(3)
+    for node in structure.preprocessing:
+        weights = None
+        if node.kind == "Normalization" and node.config.get("mean") is None:
+            mean, variance = _stored(file, node).arrays[:2]
+            weights = (_pixels_of(mean, node, file), _pixels_of(variance, node, file))
+        try:
+            by, plus = affine(node, weights)
+        except ModelError as error:
+            raise ModelError(f"{file.path}: {error}") from None
+        factor, summand = factor * by, summand * by + plus
+    if not (np.isfinite(factor).all() and factor.min() > 0):
+        raise ModelError(f"{file.path}: its layers scale the pixels by {factor.tolist()}")
+    mean, std = -summand / factor, 1 / factor
+    return images._replace(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _pixels_of(array: Any, node: Node, file: KerasFile) -> np.ndarray:
+    if array.size > 3:
+        raise ModelError(f"{file.path}: {node} has {array.size} means, not one for each colour")
+    return values(array, file.path)
+
+
+# What is found in weights alone
+
+
+def _of_weights(file: KerasFile) -> _Found:
+    if file.by_name is not None:
+        return _by_name(file.by_name, file.path)
+    assert file.by_class is not None
+    return _by_class(file.by_class, file.path)
+
+
+def _by_name(stored: Dict[Tuple[str, str], Stored], path: Path) -> _Found:
+    table = keras_layers()
+    named = {inner or group: each for (group, inner), each in stored.items()}
+    if not any(name in named for name, _, _ in table if name.startswith("block")):
+        return _by_order(list(stored.values()), path)
+    if len(named) < len(stored):
+        raise ModelError(f"{path}: several layers of the same name: more than one Xception in it?")
+    names = shortcut_names(named)
+    left = {names.get(name, name): each for name, each in named.items()}
+    found = []
+    for name, _, _ in table:
+        if name not in left:
+            raise ModelError(f"{path}: layer {name} is missing: not Keras' Xception?")
+        found.append(left.pop(name))
+    return _Found(found, _only_head(list(left.values()), path))
+
+
+def _by_order(stored: List[Stored], path: Path) -> _Found:
+    """As Keras loads legacy files. Its published one has names that are numbers of creation."""
+    number = len(keras_layers())
+    if len(stored) < number:
+        raise ModelError(
+            f"{path}: layer block1_conv1 is missing, with {len(stored)} "
+            f"{'layer' if len(stored) == 1 else 'layers'} in it, not {number}: not Keras' Xception?"
+        )
+    head = _only_head(stored[number:], path)
+    return _Found(stored[:number], head, ("layers in the file's order, as their names are others",))
+
+
+def _by_class(root: Group, path: Path) -> _Found:
+    groups = list(root.all_groups())
+    # Xception's is that with the most separable convolutions.
+    base = max(groups, key=lambda group: len(group.children.get("separable_conv2d", ())))
+    numbers = dict.fromkeys(_CLASSES, 0)
+    found, taken = [], set()
+    for name, class_name, _ in keras_layers():
+        number = numbers[class_name]
+        numbers[class_name] += 1
+        those = [group for _, group in base.children.get(class_name, ()) if group.arrays]
+        if number >= len(those):
+            raise ModelError(f"{path}: layer {name} is missing: not Keras' Xception?")
+        group = those[number]
+        taken.add(id(group))
+        found.append(Stored(f"{name} ({group.name})", group.stored().arrays))
+    left = [group.stored() for group in groups if group.arrays and id(group) not in taken]
+    return _Found(found, _only_head(left, path))
+
+
+def _only_head(left: List[Stored], path: Path) -> Optional[Stored]:
+    """The classifier, if that is all that is left."""
+    for stored in left:
+        dense = [len(array.shape) for array in stored.arrays] in ([2], [2, 1])
+        if not dense and (len(left) > 1 or stored.name.split("/")[-1] != KERAS_HEAD):
+            raise ModelError(f"{path}: layer {stored.name} is not in Keras' Xception")
+    if len(left) > 1:
+        names = ", ".join(stored.name for stored in left)
+        raise ModelError(
+            f"{path}: {len(left)} Dense layers after the pooling ({names}): a hidden layer, which "
+            "this network does not have"
+        )
+    return left[0] if left else None
+
+
+# Arrays
+
+
+def _params(found: List[Stored], path: Path) -> Dict[str, np.ndarray]:
+    params = {}
+    for stored, (_, _, variables) in zip(found, keras_layers()):
+        for variable, array in zip(variables, _checked(stored, variables, path)):
+            transposed = array.transpose(variable.axes)
+            params[variable.entry] = np.ascontiguousarray(transposed, np.float32)
     return params
 
 
-@contextlib.contextmanager
-def _open(path):
-    """The HDF5 file `path`, or that in the .keras archive `path`."""
-    h5py = h5py_module()
-    source = path
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                size = archive.getinfo("model.weights.h5").file_size
-                if size > _MAX_BYTES:
-                    raise ModelError(f"{path}: {size >> 20} MB of weights in it: not Xception's")
-                source = io.BytesIO(archive.read("model.weights.h5"))
-        with h5py.File(source, "r") as file:
-            yield file
-    except OSError as error:
-        reason = error.strerror or "not an HDF5 file, or damaged"
-        raise ModelError(f"{path}: {reason}") from None
-    except _DAMAGE as error:
-        raise ModelError(f"{path}: damaged, or not Keras': {error}") from None
+def _classifier(stored: Stored, path: Path) -> Tuple[np.ndarray, np.ndarray]:
+    """Return (kernel, bias) of a Dense layer, which may have no bias."""
+    num_classes = max((1, *stored.arrays[0].shape[-1:]))
+    _, _, variables = keras_layers(num_classes)[-1]
+    kernel, *bias = _checked(stored, variables[: max(1, len(stored.arrays))], path)
+    return kernel.astype(np.float32), (bias[0] if bias else np.zeros(num_classes)).astype(
+        np.float32
+    )
 
 
-def _layers_of(file, path) -> dict:
-    """Return Keras' layer name -> (its name in the file, [array in the file])."""
-    names = set(file)  # `in file` would follow a link
-    for by_class in _BY_CLASS:
-        if by_class in names:
-            return _by_class(_child(file, by_class, path), path)
-    root = _child(file, "model_weights", path) if "model_weights" in names else file
-    found = {}
-    for name in root:
-        group = _child(root, name, path)
-        names = group.attrs.get("weight_names", ())
-        if len(names):
-            words = [n.decode() if isinstance(n, bytes) else str(n) for n in names]
-            found[name] = (name, [_array(group, word, path) for word in words])
-    names = shortcut_names(found)
-    return {names.get(name, name): each for name, each in found.items()}
+def _checked(stored: Stored, variables: List[Variable], path: Path) -> List[np.ndarray]:
+    if len(stored.arrays) != len(variables):
+        raise ModelError(
+            f"{path}: layer {stored.name} has {len(stored.arrays)} arrays, Xception's has "
+            f"{len(variables)}"
+        )
+    for variable, array in zip(variables, stored.arrays):
+        if array.shape != variable.shape:
+            raise ModelError(
+                f"{path}: layer {stored.name}: {variable.name} has the shape {array.shape}, "
+                f"Xception's has {variable.shape}"
+            )
+    return [values(array, path) for array in stored.arrays]
 
 
-def _by_class(root, path) -> dict:
-    found, numbers = {}, {}
-    place = {}
-    for name, class_name, _ in keras_layers(num_classes=1):
-        number = numbers[class_name] = numbers.get(class_name, -1) + 1
-        place[f"{class_name}_{number}" if number else class_name] = name
-    for group_name in root:
-        group = _child(root, group_name, path)
-        arrays = _child(group, "vars", path) if "vars" in set(group) else ()
-        if len(arrays):
-            name = place.get(group_name, group_name)
-            where = f"{name} ({group_name})"
-            datasets = [_array(arrays, str(i), path) for i in range(len(arrays))]
-            found[name] = (where, datasets)
-    return found
-
-
-def _child(group, name, path):
-    """`group[name]`, where it is in this file and is no link to somewhere else."""
-    link = group.get(name, getlink=True)
-    if not isinstance(link, h5py_module().HardLink):
-        raise ModelError(f"{path}: {group.name}/{name} is a link: not written by Keras")
-    return group[name]
-
-
-def _array(group, words, path):
-    *folders, name = words.split("/")
-    for folder in folders:
-        group = _child(group, folder, path)
-    dataset = _child(group, name, path)
-    if not isinstance(dataset, h5py_module().Dataset):
-        raise ModelError(f"{path}: {dataset.name} is not an array")
-    return dataset
-
-
-def _values(dataset, path) -> np.ndarray:
-    """The values of an array whose shape is known to be a good one."""
-    stored = dataset.id.get_create_plist()
-    filters = {stored.get_filter(i)[0] for i in range(stored.get_nfilters())}
-    if dataset.external or dataset.is_virtual or not filters <= _FILTERS:
-        raise ModelError(f"{path}: {dataset.name} is not stored as Keras stores arrays")
-    if dataset.dtype.kind != "f":
-        raise ModelError(f"{path}: {dataset.name} is of {dataset.dtype}, not of floats")
-    values = dataset[()]
-    if not np.isfinite(values).all():
-        raise ModelError(f"{path}: {dataset.name} has NaN or infinite values")
-    return values
+def _chosen(
+    stated: Optional[str],
+    given: Optional[str],
+    outputs: int,
+    head: Stored,
+    path: Path,
+    weights_alone: bool,
+) -> str:
+    """The activation of the last layer, softmax or sigmoid."""
+    layer = f"{path}: layer {head.name}"
+    if stated and given and stated != given:
+        raise ModelError(f"{layer} has the activation {stated}, not {given}")
+    chosen = stated or given or ("softmax" if weights_alone and outputs > 1 else None)
+    if chosen is None and weights_alone:
+        raise ModelError(
+            f"{layer} has one output, which is no softmax: if it is a sigmoid, --activation sigmoid"
+        )
+    if chosen is None:
+        raise ModelError(
+            f"{layer} is linear, and no loss says what its outputs ({outputs}) mean: if they are "
+            "logits, --activation softmax or sigmoid"
+        )
+    if chosen == "softmax" and outputs == 1:
+        raise ModelError(f"{layer} is a softmax of one output, which is always 1")
+    if chosen == "sigmoid" and outputs > 1:
+        raise ModelError(
+            f"{layer} has {outputs} sigmoids, one for each of several labels of an image: this "
+            "network has a softmax"
+        )
+    if chosen not in ("softmax", "sigmoid"):
+        raise ModelError(f"{layer} has the activation {chosen}: this network has a softmax")
+    return chosen

@@ -1,5 +1,6 @@
 """Networks with random parameters, images, and what the networks say of them."""
 
+import h5py
 import mxnet as mx
 import numpy as np
 
@@ -72,3 +73,10 @@ def random_network(num_classes, filters=REDUCED_FILTERS, **arguments):
 
 def with_features(symbol):
     return mx.sym.Group([symbol, symbol.get_internals()["flatten_output"]])
+
+
+def edited(path, edit):
+    """Apply `edit` to the HDF5 file `path`; return it."""
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path

@@ -16,6 +16,7 @@ from symbol_xception import get_xception_symbol
 from tests.conftest import ROOT
 from tests.model.convert.networks import (
     SMALL,
+    edited,
     entries,
     outputs,
     pictures,
@@ -135,13 +136,6 @@ model.save("new.keras")
         assert main(["keras", str(tmp_path / name), str(tmp_path / name[-2:])]) == 0
         found = entries(tmp_path / name[-2:])
         assert all(np.array_equal(found[entry], array) for entry, array in expected.items())
-
-
-def edited(path, edit):
-    """Apply `edit` to the HDF5 file `path`; return it."""
-    with h5py.File(path, "r+") as file:
-        edit(file)
-    return path
 
 
 def reshape(name, shape):
