@@ -26,14 +26,6 @@ _SLICE = re.compile(r"arg:.*_depthwise_kernel(_?)\d+_weight")
 _ENTRY = re.compile(r"(arg:|aux:)(.+)(_(?:weight|bias|gamma|beta|moving_mean|moving_var))")
 
 
-def is_sliced(path) -> bool:
-    """Whether `path` is the .params file of a sliced network."""
-    try:
-        return _naming(ndarray_file.parse(Path(path).read_bytes())) is not None
-    except (OSError, ndarray_file.FormatError):
-        return False
-
-
 def read(prefix, epoch: int) -> tuple:
     """Return (entries, arguments of get_xception_symbol, whether Keras trained it).
 

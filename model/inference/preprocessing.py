@@ -48,25 +48,15 @@ def add_preprocessing_args(parser: argparse.ArgumentParser, *names: str) -> None
 def prepared(network: "Network", args: argparse.Namespace) -> Tuple["Network", Notices]:
     """Return `network` with what the arguments say of its images, and a line about what neither
     they nor its checkpoint say. Raises ModelError if the shape of its images is not known."""
-    given = {
-        "image_shape": getattr(args, "image_shape", None),
-        "short_side": getattr(args, "short_side", None),
-        "mean": args.rgb_mean,
-        "std": args.rgb_std,
-    }
-    chosen = {name: value for name, value in given.items() if value is not None}
+    given = {"mean": args.rgb_mean, "std": args.rgb_std}
+    if "short_side" in args:
+        given["short_side"] = args.short_side
     notices = Notices()
-    assumed = []
-    if not network.says_preprocessing:
-        assumed += ["mean 0,0,0 (--rgb-mean)"] if "mean" not in chosen else []
-        assumed += ["std 1,1,1 (--rgb-std)"] if "std" not in chosen else []
-        if "short_side" in args and "short_side" not in chosen:
-            assumed.append("no resizing (--short-side)")
+    assumption = network.assumption(**given)
+    if assumption:
+        notices.warn(assumption)
+    given["image_shape"] = args.image_shape
+    chosen = {name: value for name, value in given.items() if value is not None}
     network = dataclasses.replace(network, **chosen)
     _ = network.input_shape  # or an error
-    if assumed:
-        notices.warn(
-            f"{network.source} does not say how its images are prepared; assumed: "
-            + ", ".join(assumed)
-        )
     return network, notices

@@ -165,13 +165,15 @@ def is_int8(symbol: mx.sym.Symbol) -> bool:
 
 
 def with_head_named(symbol: mx.sym.Symbol, params: Entries) -> Tuple[mx.sym.Symbol, Entries]:
-    """Return (`symbol`, `params`) with the classifier named `HEAD`, if it is an Xception's.
-
-    MXNet's fine-tune.py, for one, puts a classifier ``fc`` on a network cut before ``fc1``.
-    """
+    """Return (`symbol`, `params`) with the classifier named `HEAD`, if it is one on the layers of
+    Xception: MXNet's fine-tune.py, for one, cuts a network before ``fc1`` and adds ``fc``."""
     graph = Graph.of(symbol)
     classifiers = graph.operators("FullyConnected")
     if len(classifiers) != 1 or classifiers[0].name == HEAD:
+        return symbol, params
+    try:
+        architecture(symbol)
+    except ModelError:
         return symbol, params
     (classifier,) = classifiers
     renamed = {}
@@ -179,8 +181,6 @@ def with_head_named(symbol: mx.sym.Symbol, params: Entries) -> Tuple[mx.sym.Symb
         renamed[f"arg:{edge.node.name}"] = f"arg:{HEAD}_{part}"
         edge.node.name = f"{HEAD}_{part}"
     classifier.name = HEAD
-    if not is_xception(graph.symbol()):
-        return symbol, params
     return graph.symbol(), {renamed.get(entry, entry): array for entry, array in params.items()}
 
 

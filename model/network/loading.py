@@ -26,6 +26,13 @@ from model.network.params import (  # noqa: F401
 Rgb = Tuple[float, float, float]
 
 
+_ASSUMED = {
+    "mean": "mean 0,0,0 (--rgb-mean)",
+    "std": "std 1,1,1 (--rgb-std)",
+    "short_side": "no resizing (--short-side)",
+}
+
+
 @dataclass(frozen=True)
 class Network:
     """A trained network, and what it was trained for.
@@ -51,6 +58,15 @@ class Network:
     short_side: Optional[int] = None
     classes: Optional[List[str]] = None
     run: Dict[str, Any] = field(default_factory=dict)
+
+    def assumption(self, **given: object) -> Optional[str]:
+        """Return the line about what is assumed of the images because neither the checkpoint nor
+        the command line says it. given : `mean`, `std`, `short_side`; None if not given."""
+        missing = [name for name, value in given.items() if value is None]
+        if self.says_preprocessing or not missing:
+            return None
+        assumed = ", ".join(_ASSUMED[name] for name in missing)
+        return f"{self.source} does not say how its images are prepared; assumed: {assumed}"
 
     @property
     def input_shape(self) -> Tuple[int, int, int]:

@@ -62,7 +62,7 @@ def check_finite(params: Entries, name: object) -> None:
 _SLICE = re.compile(r"arg:.*_depthwise_kernel_?\d+_weight")
 
 
-def check_unsliced(params: Iterable[str], prefix: str, epoch: int) -> None:
+def check_unsliced(params: Iterable[str], prefix: object, epoch: int) -> None:
     """Raise ModelError, which says how to convert it, if the checkpoint PREFIX, EPOCH is of a
     network with a convolution for each channel. params : its entries."""
     if any(map(_SLICE.fullmatch, params)):

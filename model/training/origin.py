@@ -1,7 +1,7 @@
 """The network that a run trains, and what it starts from: nothing, a network, a checkpoint."""
 
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import mxnet as mx
 
@@ -48,7 +48,8 @@ def origin_of(plan: Plan, generation: Optional[Generation]) -> Origin:
     """Return what the run starts from. What the flags don't state is as it was there."""
     data, pretrained = plan.data, plan.finetuning.pretrained
     network = symbol = None
-    mean, std = (0, 0, 0), (1, 1, 1)
+    mean: Sequence[float] = (0, 0, 0)
+    std: Sequence[float] = (1, 1, 1)
     if generation:
         saved = generation.run["settings"]
         symbol = mx.sym.load_json(generation.symbol_json)
@@ -87,11 +88,14 @@ def build_network(plan: Plan, num_classes: int, origin: Origin) -> Architecture:
 
 
 def pretrained_params(
-    symbol: mx.sym.Symbol, origin: Origin, notices: Notices
+    plan: Plan, symbol: mx.sym.Symbol, origin: Origin, notices: Notices
 ) -> Optional[Tuple[dict, dict]]:
     """Return (arg_params, aux_params) of the network of --pretrained, None without one."""
     if not origin.network:
         return None
+    assumption = origin.network.assumption(mean=plan.data.rgb_mean, std=plan.data.rgb_std)
+    if assumption:
+        notices.warn(assumption)
     source = ",".join(map(str, origin.pretrained or ()))
     arg_params, aux_params, line = starting_params(origin.network, symbol, source)
     notices.info(line)

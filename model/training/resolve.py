@@ -17,7 +17,7 @@ from log.notices import Notices
 from model.checkpoint import Generation
 from model.job.cluster import Alone, JobError
 from model.network import Network
-from model.network.loading import check_params, numpy_params
+from model.network.params import check_finite, check_params, numpy_params
 from model.plan import Plan, own_paths
 from model.training.average import AveragedCheckpoints
 from model.training.claiming import announce_disk, check_disk, claim_checkpoints
@@ -48,10 +48,11 @@ def resolve(plan: Plan, cluster: Alone) -> Run:
     origin = origin_of(plan, generation)
     network = build_network(plan, images.num_classes, origin)
     check_disk(plan, checkpoints, network.symbol, writes)
-    pretrained = pretrained_params(network.symbol, origin, notices)
+    pretrained = pretrained_params(plan, network.symbol, origin, notices)
     if generation:
         name = checkpoints.params_file(generation.place)
         check_params(generation.params, network.symbol, name)
+        check_finite(generation.params, name)
 
     dtype = agree_on_dtype(plan, contexts, network.symbol, generation, cluster, notices)
     check_crop(plan.data.image_shape, images.short_side, notices)

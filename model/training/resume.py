@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+from contextlib import suppress
 from typing import Any, Dict, List, NamedTuple, Optional
 
+from log.files import read_file
 from log.notices import Notices
 from model import ModelError
-from model.checkpoint import Checkpoints, Generation, Place
-from model.convert.sliced import is_sliced
+from model.checkpoint import Checkpoints, Generation, Place, ndarray_file
 from model.job.cluster import Alone, JobError
+from model.network.params import check_unsliced
 from model.plan import Plan, before_flags
 
 
@@ -78,12 +80,10 @@ def _refuse_sliced(plan: Plan, checkpoints: Checkpoints, places: List[Place]) ->
     epoch = plan.saving.model_load_epoch
     last = Place(epoch) if epoch else places[-1]
     params_file = checkpoints.params_file(last)
-    if not params_file.with_suffix(".json").exists() and is_sliced(params_file):
-        prefix = plan.saving.model_prefix
-        raise ModelError(
-            f"{params_file} is of a network with a convolution for each channel, such as the 2017 "
-            f"script's; convert it: python -m model.convert sliced {prefix} {last.epoch} NEW_PREFIX"
-        )
+    if params_file.exists() and not params_file.with_suffix(".json").exists():
+        with suppress(ndarray_file.FormatError):
+            arrays = ndarray_file.parse(read_file(params_file, ModelError))
+            check_unsliced(arrays, checkpoints.prefix, last.epoch)
 
 
 def agree_on_generation(

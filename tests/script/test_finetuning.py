@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from model.network.layers import architecture
+from model.network.params import initial_params
+from symbol_xception import get_xception_symbol
 from tests.conftest import save_network
 from tests.script.conftest import digest, entries
 
@@ -64,6 +66,20 @@ def test_momentum_begins_anew_where_the_frozen_part_changes(run, records, throug
     process = run(*arguments, "--retrain")
     assert process.returncode == 0, process.stderr
     assert "changed since that checkpoint: freeze entry -> none" in process.stdout
+
+
+def test_a_plain_checkpoint_with_a_classifier_of_another_name(run, records, tmp_path):
+    """As MXNet's fine-tune.py leaves it. What it does not say is assumed, and said."""
+    whole = get_xception_symbol(10, (8, 8, 8, 8, 8, 8, 8))
+    head = mx.sym.FullyConnected(whole.get_internals()["flatten_output"], num_hidden=10, name="fc")
+    symbol = mx.sym.SoftmaxOutput(head, name="softmax")
+    params = initial_params(symbol, mx.init.Xavier())
+    mx.model.save_checkpoint(str(tmp_path / "plain"), 3, symbol, *params)
+    process = run(*records.arguments, "--pretrained=plain,3", "--dry-run", "--rgb-std=2,2,2")
+    assert process.returncode == 0, process.stderr
+    assert "starts from plain,3, with its classifier of 10 classes" in process.stdout
+    warned = "warning: plain, epoch 3 does not say how its images are prepared; assumed: mean 0,0,0"
+    assert f"{warned} (--rgb-mean)\n" in process.stdout
 
 
 def test_fine_tuning_keeps_the_network_and_its_pixels(run, records, tmp_path):
