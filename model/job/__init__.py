@@ -12,8 +12,9 @@ a process is. The other variables are ps-lite's too:
 The scheduler hears every role, and ends when one is lost. The others hear the scheduler, and end
 when it is lost, or has ended. So the loss of any process ends all of them.
 
+    joining       the door: loads mxnet, and becomes a role
     environment   checks these variables, before mxnet reads them
-    cluster       the door: becomes a role, and loads mxnet as it must be loaded for that
+    cluster       what a worker sees of the others
     watch         ends a process that waits for something that does not come
     gathering     meets the other roles, and notices the loss of one
     exchange      what workers tell each other beside gradients

@@ -1,19 +1,6 @@
-"""The door to a job: what a worker sees of the others, and how a process becomes one of its roles.
+"""What a worker sees of the others of its job."""
 
-mxnet is not loaded yet when this is: `join` and `serve` load it, with what it reads from the
-environment for their role.
-"""
-
-import os
-import signal
-from typing import Any, Dict, List, NoReturn, Optional, Union
-
-from model.devices import import_mxnet
-from model.job import JobError
-from model.job.environment import check_bind, number_of, resolve_scheduler, role_of_this_process
-from model.job.watch import Watch, leave
-
-__all__ = ["Alone", "JobError", "join", "role_of_this_process", "serve"]
+from typing import Any, Dict, List, Optional, Union
 
 
 class Alone:
@@ -60,48 +47,3 @@ class Alone:
 
     def close(self) -> None:
         """Leave the job, when all workers do."""
-
-
-def join(kv_store: str, limit: float) -> Alone:
-    """Join the job of --kv-store `kv_store`, as a worker; return its workers.
-
-    limit : seconds to wait for the others. Raises ModelError if the job can't be joined.
-    """
-    if "dist" not in kv_store:
-        return Alone(kv_store)
-    watch = Watch(limit)
-    _load_mxnet("worker", watch)
-    from model.job.exchange import Cluster
-
-    return Cluster(kv_store, watch)
-
-
-def serve(role: str, kv_store: str, limit: float) -> NoReturn:
-    """Be the scheduler or a server, until the workers are done, and end with exit code 0."""
-    watch = Watch(limit)
-    # A signal that ends a job goes to all roles, and the workers still need this one.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    _load_mxnet(role, watch)
-    from model.job.gathering import gather_roles
-    from model.job.server import run_server
-
-    kvstore = gather_roles(kv_store, role, watch)
-    run_server(kvstore, kv_store, number_of("worker"), number_of("server"), watch.end)
-    watch.looks_for_lost(None)
-    # ps-lite's threads are still there when a Python that ends takes their tables away.
-    leave(0)
-
-
-def _load_mxnet(role: str, watch: Watch) -> None:
-    """Load mxnet, in an environment with which it can become this role of a job."""
-    os.environ.setdefault("PS_HEARTBEAT_INTERVAL", "5")
-    os.environ.setdefault("PS_HEARTBEAT_TIMEOUT", "60")
-    resolve_scheduler(watch)
-    if role == "scheduler":
-        address, port = os.environ["DMLC_PS_ROOT_URI"], os.environ["DMLC_PS_ROOT_PORT"]
-        check_bind("DMLC_PS_ROOT_URI", address, int(port))
-    # Loaded as a server or scheduler, mxnet would not come back before the job's end.
-    os.environ["DMLC_ROLE"] = "worker"
-    import_mxnet()
-    os.environ["DMLC_ROLE"] = role

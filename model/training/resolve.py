@@ -15,7 +15,8 @@ from data import DataError
 from data.inspect import Images, check_crop, inspect_images
 from log.notices import Notices
 from model.checkpoint import Generation
-from model.job.cluster import Alone, JobError
+from model.job import JobError
+from model.job.cluster import Alone
 from model.network import Network
 from model.network.params import check_finite, check_params, numpy_params
 from model.plan import Plan, own_paths

@@ -9,7 +9,8 @@ from log.files import read_file
 from log.notices import Notices
 from model import ModelError
 from model.checkpoint import Checkpoints, Generation, Place, ndarray_file
-from model.job.cluster import Alone, JobError
+from model.job import JobError
+from model.job.cluster import Alone
 from model.network.params import check_unsliced
 from model.plan import Plan, before_flags
 

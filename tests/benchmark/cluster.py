@@ -51,7 +51,7 @@ def add_up(in_order, filters, batches):
     import mxnet as mx
     import numpy as np
 
-    from model.job import cluster
+    from model.job import joining
     from model.job import sums as kvstore
     from model.network import loading as network
     from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
@@ -59,8 +59,8 @@ def add_up(in_order, filters, batches):
     os.environ["DMLC_ROLE"] = role
     kvstore.adds_in_order = lambda *_: in_order
     if role != "worker":
-        cluster.serve(role, "dist_sync", 60)
-    job = cluster.join("dist_sync", 60)
+        joining.serve(role, "dist_sync", 60)
+    job = joining.join("dist_sync", 60)
     filter_list = {"reduced": REDUCED_FILTERS, "original": ORIGINAL_FILTERS}[filters]
     shapes = network.parameter_shapes(get_xception_symbol(filter_list=filter_list))
     gradients = {

@@ -123,7 +123,8 @@ def train(records, tmp_path):
 
 
 _UPDATES = """
-from model.job.cluster import join, role_of_this_process, serve
+from model.job.environment import role_of_this_process
+from model.job.joining import join, serve
 role = role_of_this_process("dist_sync")
 if role != "worker":
     serve(role, "dist_sync", 60)
@@ -395,7 +396,8 @@ def test_compressed_and_asynchronous_jobs_train(train, flags, workers):
 
 _ATTACK = """
 import os, pickle, sys
-from model.job.cluster import join, role_of_this_process, serve
+from model.job.environment import role_of_this_process
+from model.job.joining import join, serve
 role = role_of_this_process(sys.argv[1])
 if role != "worker":
     serve(role, sys.argv[1], 60)
