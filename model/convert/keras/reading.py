@@ -77,7 +77,7 @@ def _structure(file: KerasFile) -> Structure:
 
 
 def _of_model(file: KerasFile, structure: Structure) -> _Found:
-    head = structure.head and _stored(file, structure.head)
+    head = _stored(file, structure.head) if structure.head else None
     return _Found([_stored(file, node) for node in structure.layers], head)
 
 
@@ -96,7 +96,7 @@ def _stored(file: KerasFile, node: Node) -> Stored:
                 group = those[place.number][1]
             else:  # Layers without weights may have no group.
                 group = dict(those).get(place.number)
-        found = group and group.stored()
+        found = group.stored() if group else None
     if not found or not found.arrays:
         raise ModelError(f"{file.path}: {node} has no weights in it")
     return Stored("/".join(node.names), found.arrays)
