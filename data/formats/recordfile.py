@@ -12,6 +12,7 @@ that im2rec made; in those made here it holds a checksum, which no reader minds,
 changed bit can be found.
 """
 
+import errno
 import io
 import os
 import struct
@@ -147,6 +148,12 @@ def _aligned_magic(data, start: int = 0) -> int:
 def _next_frame(fd, offset, size, block=1 << 20) -> int:
     """Return where the next record begins, from `offset` on; `size` where none does."""
     while offset < size:
+        try:
+            # Over a hole, such as what a crash has left of a file.
+            offset = os.lseek(fd, offset, os.SEEK_DATA) & ~3
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole
+                return size
         data = os.pread(fd, block, offset)
         start = -1
         while (start := _aligned_magic(data, start + 1)) >= 0:
