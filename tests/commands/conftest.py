@@ -74,7 +74,7 @@ def call(folder, words, stdout=None, seconds=30, capture=None) -> Done:
     device to its end, or waits for a pipe.
     """
     name, *arguments = words.split()
-    module = importlib.import_module(name)
+    module = importlib.import_module(f"{name}.__main__" if name == "model.convert" else name)
     handlers = logging.getLogger().handlers[:]
     before = Path.cwd()
     os.chdir(folder)

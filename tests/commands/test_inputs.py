@@ -16,7 +16,7 @@ READS = {
     "model.predict m 1 images/a/0.png": (*CHECKPOINT, "images/a/0.png"),
     "model.quantize m 1 q --calibrate rec/train.rec": (*CHECKPOINT, "rec/train.rec"),
     "model.convert keras k.h5 out": ("k.h5",),
-    "model.convert sliced p 1 out": PLAIN,
+    "model.convert sliced p 1 out": ("p-0001.params",),
     "model.convert to-keras m 1 out.h5": CHECKPOINT,
     "model.convert onnx m 1 out.onnx": CHECKPOINT,
     "data.pack list.lst out --resize 36": ("list.lst",),
