@@ -14,11 +14,12 @@ import json
 import re
 from pathlib import Path
 
-import mxnet as mx
 import numpy as np
 
-from model import ModelError, mxnet_reason
+from log.files import read_file, read_text
+from model import ModelError
 from model.checkpoint import ndarray_file
+from model.network.checking import load_symbol
 from model.network.layers import HEAD, KERAS_HEAD, layers, shortcut_names
 
 _2017, _KERAS = "2017", "keras"
@@ -35,9 +36,7 @@ def read(prefix, epoch: int) -> tuple:
     """
     path = Path(f"{prefix}-{epoch:04d}.params")
     try:
-        arrays = ndarray_file.parse(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}") from None
+        arrays = ndarray_file.parse(read_file(path, ModelError))
     except ndarray_file.FormatError as error:
         raise ModelError(f"{path}: {error}") from None
     naming = _naming(arrays)
@@ -143,12 +142,8 @@ def _joined(arrays, filter_list, naming, path) -> dict:
 def _read_symbol(path) -> tuple:
     """Return (padding, epsilon and momentum as get_xception_symbol takes them, whether gamma is
     fixed)."""
-    try:
-        nodes = json.loads(mx.sym.load_json(path.read_text()).tojson())["nodes"]
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}") from None
-    except (mx.base.MXNetError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not a network that MXNet reads: {mxnet_reason(error)}") from None
+    symbol = load_symbol(read_text(path, ModelError), path)
+    nodes = json.loads(symbol.tojson())["nodes"]
     attributes = {
         op: [node.get("attrs", {}) for node in nodes if node["op"] == op]
         for op in ("Convolution", "BatchNorm")
