@@ -26,12 +26,14 @@ def run(args: argparse.Namespace, outcome: Outcome) -> str:
     from model import ModelError
     from model.convert.files import write_file
     from model.convert.keras import SYMBOL_ARGUMENTS, writing
-    from model.network.layers import architecture
+    from model.network.layers import architecture, is_xception
     from model.network.loading import load_network
     from model.network.params import numpy_params
 
     network = load_network(args.prefix, args.epoch)
     made = architecture(network.symbol)
+    if not is_xception(network.symbol):
+        raise ModelError(f"{args.prefix}: not Keras' network: it has other layers")
     for name, value in SYMBOL_ARGUMENTS.items():
         if made[name] != value:
             raise ModelError(

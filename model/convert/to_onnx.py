@@ -1,9 +1,11 @@
 """``onnx``: a checkpoint to an ONNX file."""
 
 import argparse
+import dataclasses
 
-from log.command import Outcome, whole
+from log.command import Outcome, print_notices, whole
 from model.convert.arguments import add_export_arguments
+from model.inference.preprocessing import add_preprocessing_args, prepared
 
 NAME = "onnx"
 HELP = "a checkpoint to an ONNX file"
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pixels a side of the input (default: that of the checkpoint's training)",
     )
+    add_preprocessing_args(parser, "short_side")
 
 
 def run(args: argparse.Namespace, outcome: Outcome) -> str:
@@ -40,7 +43,9 @@ def run(args: argparse.Namespace, outcome: Outcome) -> str:
     shape = (3, args.image_size, args.image_size) if args.image_size else network.image_shape
     if not shape:
         raise ModelError(f"{args.prefix}: it does not say which images it takes: give --image-size")
+    network, notices = prepared(dataclasses.replace(network, image_shape=shape), args)
     content = onnx.export(network, args.output, shape)
+    print_notices("model.convert", notices)
     outcome.begun()
     write_file(args.out, content)
     size = ", ".join(map(str, shape))

@@ -55,7 +55,7 @@ def prepared(network: "Network", args: argparse.Namespace) -> Tuple["Network", N
     assumption = network.assumption(**given)
     if assumption:
         notices.warn(assumption)
-    given["image_shape"] = args.image_shape
+    given["image_shape"] = getattr(args, "image_shape", None)
     chosen = {name: value for name, value in given.items() if value is not None}
     network = dataclasses.replace(network, **chosen)
     _ = network.input_shape  # or an error

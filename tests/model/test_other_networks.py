@@ -203,6 +203,49 @@ def test_what_a_checkpoint_does_not_say_is_assumed_aloud_or_given(val, tmp_path,
     assert float(found["cross-entropy"]) == pytest.approx(expected["cross-entropy"], abs=2e-6)
 
 
+def test_what_is_said_of_the_pixels_is_in_the_onnx_file(tmp_path, capsys, monkeypatch):
+    exported = []
+    monkeypatch.setattr("model.convert.onnx.export", lambda *args: exported.append(args) or b"")
+    save_xception(tmp_path / "x")
+    words = ["onnx", str(tmp_path / "x"), "0", str(tmp_path / "x.onnx"), "--image-size=32"]
+    assert convert([*words, "--rgb-mean=1,2,3", "--rgb-std=4", "--short-side=36"]) == 0
+    assert capsys.readouterr().err == ""
+    assert convert([*words, "--rgb-mean=1,2,3"]) == 0
+    assert capsys.readouterr().err.endswith(
+        "x, epoch 0 does not say how its images are prepared; assumed: std 1,1,1 (--rgb-std), "
+        "no resizing (--short-side)\n"
+    )
+    said, assumed = (network for network, *_ in exported)
+    assert (said.mean, said.std, said.short_side) == ((1, 2, 3), (4, 4, 4), 36)
+    assert (assumed.mean, assumed.std, assumed.short_side) == ((1, 2, 3), (1, 1, 1), None)
+
+
+def test_int8_of_another_network(val, tmp_path, capsys, trusted):
+    """Within int8's rounding of the network's own figures; it says how its images are prepared.
+    Refused where MXNet's fused operators, which int8 has, are wrong."""
+
+    def quantized(network):
+        module = module_of(network())
+        module.save_checkpoint(str(tmp_path / "x"), 0)
+        words = [str(tmp_path / "x"), "0", str(tmp_path / network.__name__)]
+        words += ["--calibrate", str(val), "--images=8", "--image-shape=3,32,32"]
+        code = quantize.main([*words, f"--rgb-mean={','.join(map(str, MEAN))}", "--rgb-std=60"])
+        return module, code
+
+    module, code = quantized(of_a_dense_block)
+    assert code == 0, capsys.readouterr().err
+    capsys.readouterr()
+    assert score(val, tmp_path / "of_a_dense_block") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    found = float(out.split()[-1])
+    assert found == pytest.approx(own_figures(module, inputs(MEAN, 60))["cross-entropy"], rel=0.02)
+
+    _, code = quantized(of_two_readers)
+    assert code == 1
+    assert "MXNet's fused operators, which int8 needs, compute something" in capsys.readouterr().err
+
+
 # Networks that are close to this script's
 
 
