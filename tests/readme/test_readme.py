@@ -83,6 +83,9 @@ RUN_BY = {
     "python *train_xception.py *": "test_training_commands_train",
     "python -m data.verify *": "test_commands_on_what_was_trained",
     "python -m model.quantize *": "test_commands_on_what_was_trained",
+    "python -m model.evaluate model/resnet-18 *": (
+        "test_what_a_checkpoint_does_not_say_is_assumed_aloud_or_given"
+    ),
     "python -m model.evaluate model/demo-int8 *": "test_commands_on_what_was_trained",
     "python -m model.predict *": "test_commands_on_what_was_trained",
     "find . -name '*.jpg' | python -m model.predict *": "test_commands_on_what_was_trained",
@@ -233,11 +236,12 @@ def test_commands_on_what_was_trained(in_workshop, capfd):
             subprocess.run(["bash", "-ec", f"set -o pipefail; {python}; {line}"], check=True)
         else:
             assert importlib.import_module(words[2]).main(words[3:]) == 0, line
-        said[words[2]] = capfd.readouterr().out
+        said[words[2]] = said.get(words[2], "") + capfd.readouterr().out
     assert "data/mine/train-augmented.png" in said["data.verify"]
     assert said["model.quantize"] == "model/demo-int8-0010.params\n"
     assert "40 images of data/digits/val.rec" in said["model.evaluate"]
-    assert said["model.predict"].count("\n") == 3 * 4
+    assert said["model.predict"].count("\n") == 3 * 4 + 1
+    assert len(np.load(in_workshop / "features.npz")["images"]) == 2
     assert len(json.loads((in_workshop / "found.json").read_text())) == 3
     exec(textwrap.dedent(SNIPPET), {"mx": mx})
 
