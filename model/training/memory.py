@@ -170,7 +170,7 @@ def check(need: Need, total: int, free: int, on_device: Optional[int] = None) ->
         )
     if need.peak > free:
         return (
-            "training may run out of memory: it needs about {need.peak >> 20} MB, and "
+            f"training may run out of memory: it needs about {need.peak >> 20} MB, and "
             f"{free >> 20} MB are free: {way_out}"
         )
     return None

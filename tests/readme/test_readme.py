@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 import train_xception
-from model.plan import Plan
+from model.plan import Plan, make_parser
 from model.recipes import RECIPES
 from tests import flags
 from tests.conftest import ROOT
@@ -288,7 +288,7 @@ def test_files_of_a_run_are_documented():
 
 def test_the_tables_of_flags_are_the_parsers():
     told = [flag.split()[0] for _, _, rows in flags.groups() for flag, _, _ in rows]
-    parser = train_xception.make_parser()
+    parser = make_parser()
     assert told == [action.option_strings[0] for action in parser._actions][1:]
     _, between, _ = flags.parts_of(README)
     assert between == flags.tables(), "python -m tests.flags writes them anew"
