@@ -171,6 +171,16 @@ class MixingIter(mx.io.DataIter):
             label = mx.io.DataDesc(label.name, (self.batch_size, num_classes))
         self.provide_label = [label]
 
+    @property
+    def epoch(self) -> int:
+        """Of the next batch."""
+        return self._batches.epoch
+
+    @property
+    def number(self) -> int:
+        """Of the next batch in its epoch."""
+        return self._batches.number
+
     def reset(self) -> None:
         self._batches.reset()
 

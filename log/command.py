@@ -273,6 +273,10 @@ def from_zero(text: str) -> float:
     return number(text, "from 0 up", lambda value: 0 <= value < math.inf)
 
 
+def probability(text: str) -> float:
+    return number(text, "from 0 to 1", lambda value: 0 <= value <= 1)
+
+
 def below_one(text: str) -> float:
     return number(text, "in [0, 1)", lambda value: 0 <= value < 1)
 

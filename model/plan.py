@@ -99,6 +99,9 @@ class Plan:
             raise UsageError("--gpus and --cpus: give one of them")
         if self.training.lr_factor > 1:
             raise UsageError(f"--lr-factor: must be at most 1, not {self.training.lr_factor}")
+        mixing = [f"--{name}" for name in ("mixup", "cutmix") if getattr(self.recipe, name)]
+        if mixing and self.training.batch_size == 1:
+            raise UsageError(f"{mixing[0]}: an image alone in its batch has none to be mixed with")
         if saying.dry_run and self.data.skip_bad_records:
             raise UsageError(
                 "--dry-run writes nothing, --skip-bad-records copies records: give one"

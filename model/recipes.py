@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, Optional
 
-from log.command import below_one, from_zero, positive, whole
+from log.command import below_one, from_zero, number, positive, probability, whole
 from log.flags import Flags, UsageError, flag, spelled
 from model.training.optimizers import OPTIMIZERS
 
@@ -61,6 +61,11 @@ _WARMUP_SHARE = 1 / 25
 #: --lr-factor of each schedule, and how often the paper's decays.
 _FACTORS = {"step": 0.1, "exponential": 0.94, "cosine": None}
 _PAPER_DECAY_EPOCHS = 2
+
+
+def _alpha(text: str) -> float:
+    # Outside, numpy's draws from Beta(alpha, alpha) are no numbers, or all alike.
+    return number(text, "0, or from 0.01 to 100", lambda x: x == 0 or 0.01 <= x <= 100)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,31 @@ class Recipe(Flags):
         "figures and the saved network are without",
         below_one,
         "X",
+        kept=True,
+    )
+    mixup: float = flag(
+        0.0,
+        "train on mixtures of two images of a batch and of their labels, the share of one drawn "
+        "from Beta(ALPHA, ALPHA) for each batch; 0 for none, 0.2 is usual. The figures of training "
+        "count a mixture as an image of the class of its larger share",
+        _alpha,
+        "ALPHA",
+        kept=True,
+    )
+    cutmix: float = flag(
+        0.0,
+        "the same with a box cut out of one image and pasted into the other; 1 is usual. With "
+        "--mixup, each batch has one of the two, at random",
+        _alpha,
+        "ALPHA",
+        kept=True,
+    )
+    random_erasing: float = flag(
+        0.0,
+        "probability that a box of 2 to 40 percent of a training image is replaced by random "
+        "pixels; 0.25 to 0.5 is usual",
+        probability,
+        "P",
         kept=True,
     )
     no_bias_decay: bool = flag(

@@ -3,9 +3,12 @@
 import math
 from typing import NamedTuple, Optional, Tuple
 
+import mxnet as mx
+
 from data.arguments import Data
-from data.inspect import short_side
+from data.inspect import Images, short_side
 from data.iterators import EpochIter, fitting_batch_size, part_sizes, record_args, training_args
+from data.mixing import Mixing, MixingIter
 from model.checkpoint import Place
 from model.job.cluster import Alone
 from model.plan import Plan
@@ -24,20 +27,21 @@ class ValidationImages(NamedTuple):
     batches: int
 
 
-def iterators(run: Run, cluster: Alone) -> Tuple[EpochIter, ValidationImages]:
+def iterators(run: Run, cluster: Alone) -> Tuple[mx.io.DataIter, ValidationImages]:
     """Return what this worker trains on, at the place where the run starts, and validates on."""
     place = run.start.place
-    train_iter = training_iter(run.plan, run.origin, run.images.train, place, run.batches, cluster)
+    train_iter = training_iter(run.plan, run.origin, run.images, place, run.batches, cluster)
     return train_iter, validation_images(run, cluster)
 
 
 def training_iter(
-    plan: Plan, origin: Origin, path: str, place: Place, batches: int, cluster: Alone
-) -> EpochIter:
-    """Return this worker's training batches from the records `path`, from `place` on.
+    plan: Plan, origin: Origin, images: Images, place: Place, batches: int, cluster: Alone
+) -> mx.io.DataIter:
+    """Return this worker's training batches, from `place` on.
 
     batches : of an epoch.
     """
+    path, recipe = images.train, plan.recipe
     augmentation = plan.augmentation
     # Images are decoded for it: only if it matters.
     side = short_side(path) if augmentation.cuts_and_resizes else None
@@ -46,7 +50,15 @@ def training_iter(
         _record_args(plan.data, origin, path, plan.training.batch_size), drawn
     )
     shard = {"num_parts": cluster.workers, "part_index": cluster.rank}
-    return EpochIter({**arguments, **shard}, plan.training.seed, place.epoch, place.batch, batches)
+    epochs = EpochIter(
+        {**arguments, **shard}, plan.training.seed, place.epoch, place.batch, batches
+    )
+    mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.random_erasing)
+    if not mixing:
+        return epochs
+    return MixingIter(
+        epochs, mixing, images.num_classes, recipe.label_smoothing, origin.mean, origin.std
+    )
 
 
 def validation_images(run: Run, cluster: Alone) -> ValidationImages:

@@ -19,7 +19,8 @@ class ResumableModule(mx.mod.Module):
     state.
 
     Parameters and states go in and come out as those of the network as it is saved; what runs is
-    its `RunningNetwork`. Batches carry `batch.seed`: it decides what dropout draws for them.
+    its `RunningNetwork`. Batches carry `batch.seed`: it decides what dropout draws for them. Those
+    of data.mixing have `batch.main_labels`, by which their figures are counted.
 
     symbol : the network as it is saved. context : list of contexts.
     dtype, memonger : as for `RunningNetwork`. In float16 an update is left out if the gradients
@@ -52,6 +53,7 @@ class ResumableModule(mx.mod.Module):
         self._update_is_due = True
         self._sums: Optional[state.GradientSums] = None
         self._ema = ema
+        self._main_labels: Optional[list] = None
         self._average: Optional[Average] = None
         self._states_to_restore: Optional[state.Arrays] = None
         super().__init__(self._running.symbol, context=context, fixed_param_names=frozen)
@@ -109,10 +111,14 @@ class ResumableModule(mx.mod.Module):
 
     def forward_backward(self, data_batch: mx.io.DataBatch) -> None:
         mx.random.seed(data_batch.seed)
+        self._main_labels = getattr(data_batch, "main_labels", None)
         super().forward_backward(data_batch)
         if self._accumulate > 1:
             done = data_batch.number + 1
             self._update_is_due = done % self._accumulate == 0 or done == self._batches
+
+    def update_metric(self, eval_metric, labels, pre_sliced=False) -> None:
+        super().update_metric(eval_metric, self._main_labels or labels, pre_sliced)
 
     def update(self) -> None:
         gradients = self._gradients()

@@ -242,7 +242,13 @@ def announce_run(run: Run, cluster: Alone) -> None:
         f"{images.num_train} images of {images.num_classes} classes, {run.batches} batches an "
         f"epoch; {', '.join(map(str, run.contexts))}; {run.dtype}; lr {lr:g}"
     )
-    accumulate = run.plan.recipe.accumulate
+    recipe = run.plan.recipe
+    accumulate = recipe.accumulate
+    if recipe.mixup or recipe.cutmix:
+        run.notices.info(
+            "images are mixed: the figures of training count each as one of the class of its "
+            "larger share; validation has whole images"
+        )
     if accumulate > 1:
         together = accumulate * training.batch_size * cluster.workers
         run.notices.info(

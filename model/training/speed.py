@@ -32,9 +32,7 @@ def input_speed(plan: Plan, cluster: Alone) -> str:
     batch_size = plan.training.batch_size
     batches = math.ceil(images.num_train / batch_size)
     began = time.perf_counter()
-    train_iter = training_iter(
-        plan, origin_of(plan, None), images.train, Place(0), batches, cluster
-    )
+    train_iter = training_iter(plan, origin_of(plan, None), images, Place(0), batches, cluster)
     for number in range(plan.benchmark.benchmark_batches):
         if number and number % batches == 0:
             train_iter.reset()

@@ -61,6 +61,10 @@ def test_a_recipe_is_defaults_and_any_flag_overrides_it():
         ("--epsilon=0.1", "not nag"),
         ("--num-epochs=5 --warmup-epochs=5", "less than the 5"),
         ("--label-smoothing=1", "[0, 1)"),
+        ("--mixup=-1", "0, or from 0.01 to 100"),
+        ("--cutmix=0.001", "0, or from 0.01 to 100"),
+        ("--random-erasing=1.5", "from 0 to 1"),
+        ("--cutmix=1 --batch-size=1", "--cutmix: an image alone in its batch"),
         ("--accumulate=2 --kv-store=dist_async", "not with --kv-store dist_async"),
     ],
 )
