@@ -4,13 +4,21 @@ Kept beside the parameters, it is what is validated, and each checkpoint leaves 
 its own, PREFIX-ema-0003.params and so on.
 """
 
+from pathlib import Path
+from typing import Callable, Collection, Dict, Iterable, List
+
 import mxnet as mx
 import numpy as np
 
+from log.files import PathLike
 from model import ModelError
-from model.checkpoint import Checkpoints
+from model.checkpoint import Checkpoints, Place
+from model.checkpoint.format import RunState
 
-# Pairs that one operator updates. MXNet 1.9.1 takes 60, and writes behind its memory with more.
+NDArrays = Dict[str, mx.nd.NDArray]
+Arrays = Dict[str, np.ndarray]
+
+# Pairs that one operator updates. MXNet 1.9.1 takes 60; with more it writes past its memory.
 _AT_ONCE = 50
 
 # In a checkpoint's states: the average of parameter or moving statistic NAME is NAME~.
@@ -20,45 +28,46 @@ _MARK = "~"
 class Average:
     """The average of arrays, taken at each `update`, where they are.
 
-    decay : weight of the average before; (1 + n) / (10 + n) in the n-th update while that is less,
-        as in TensorFlow's ExponentialMovingAverage with `num_updates`, so that what the weights
-        were at the start is forgotten.
-    weights : name -> NDArray, written by the update. statistics : name -> NDArray, the moving
-        statistics. They are averaged too, as in TensorFlow's and timm's training of ImageNet
-        networks: those of the batches just before belong to other weights than the average's.
+    decay : weight of the previous average; (1 + n) / (10 + n) in the n-th update while that is
+        less, as in TensorFlow's ExponentialMovingAverage with `num_updates`: so the weights of the
+        start are forgotten.
+    weights : name -> NDArray, written by the update.
+    statistics : name -> NDArray, the moving statistics. They are averaged too, as in TensorFlow's
+        and timm's training of ImageNet networks: the last batches' statistics belong to the last
+        weights, not to the average of them.
     """
 
-    def __init__(self, decay: float, weights: dict, statistics: dict):
+    def __init__(self, decay: float, weights: NDArrays, statistics: NDArrays):
         self.decay = decay
         self.updates = 0
         self._current = {**weights, **statistics}
         self._average = {name: array.copy() for name, array in self._current.items()}
         self._weights = _groups(list(weights))
-        # MXNet orders reading a moving statistic neither before nor behind the backward pass that
-        # writes it. Behind it is what has the new weights of all layers: an array of each group
-        # of them is read too, with a rate of 0, for a blank that it leaves as it is.
-        self._behind = [
+        # MXNet orders reading a moving statistic neither before nor after the backward pass that
+        # writes it. What reads the new weights comes after it. So one averaged weight of each group
+        # is read together with the statistics, at a rate of 0, for a blank that stays as it is.
+        self._after = [
             min((self._average[name] for name in group), key=lambda array: array.size)
             for group in self._weights
         ]
-        self._blank = [mx.nd.zeros_like(array) for array in self._behind]
-        self._statistics = _groups(list(statistics), _AT_ONCE - len(self._behind))
+        self._blank = [mx.nd.zeros_like(array) for array in self._after]
+        self._statistics = _groups(list(statistics), _AT_ONCE - len(self._after))
 
-    def update(self):
+    def update(self) -> None:
         self.updates += 1
         n = self.updates
         rate = 1 - min(self.decay, (1 + n) / (10 + n))
         for group in self._weights:
             self._move(group, rate)
         for group in self._statistics:
-            self._move(group, rate, behind=True)
+            self._move(group, rate, after_weights=True)
 
-    def _move(self, group, rate, behind=False):
+    def _move(self, group: List[str], rate: float, after_weights: bool = False) -> None:
         averages = [self._average[name] for name in group]
         towards = [self._current[name] for name in group]
         rates = [rate] * len(group)
-        if behind:
-            averages, towards = averages + self._blank, towards + self._behind
+        if after_weights:
+            averages, towards = averages + self._blank, towards + self._after
             rates += [0] * len(self._blank)
         # A step of SGD: average - rate * (average - current), for all of them in one operator.
         mx.nd.multi_sgd_update(
@@ -70,7 +79,7 @@ class Average:
             rescale_grad=-1,
         )
 
-    def state(self, crop) -> dict:
+    def state(self, crop: Callable[[str, np.ndarray], np.ndarray]) -> Arrays:
         """Return name -> numpy array of all that `restore` needs.
 
         crop : function (name, numpy array) -> the array as it is saved.
@@ -80,8 +89,8 @@ class Average:
         }
         return {**arrays, _MARK: np.array([self.updates], np.int64)}
 
-    def restore(self, state: dict, pad):
-        """Go on from what `state` gave; what it has not begins with its present value.
+    def restore(self, state: Arrays, pad: Callable[[str, np.ndarray], np.ndarray]) -> None:
+        """Resume from what `state` gave; what it lacks starts with its present value.
 
         pad : function (name, numpy array as it is saved) -> the array as it runs.
         """
@@ -93,17 +102,16 @@ class Average:
                 array[:] = pad(name, state[f"{name}{_MARK}"])
 
 
-def _groups(names, size=_AT_ONCE) -> list:
+def _groups(names: List[str], size: int = _AT_ONCE) -> List[List[str]]:
     return [names[i : i + size] for i in range(0, len(names), size)]
 
 
-def has_average(states: dict) -> bool:
+def has_average(states: Arrays) -> bool:
     return _MARK in states
 
 
-def averaged(params: dict, states: dict) -> dict:
-    """Return `params`, entry -> array, with the averages that `states` have of them in their
-    place."""
+def averaged(params: Arrays, states: Arrays) -> Arrays:
+    """Return `params`, entry -> array, each replaced by its average in `states` if it has one."""
     return {
         entry: states.get(f"{entry.partition(':')[2]}{_MARK}", array)
         for entry, array in params.items()
@@ -111,18 +119,20 @@ def averaged(params: dict, states: dict) -> dict:
 
 
 class AveragedCheckpoints(Checkpoints):
-    """The generations of one prefix, and for those at the end of an epoch that have an average, the
-    generations PREFIX-ema of the averages.
+    """The generations of one prefix and, for those at the end of an epoch that have an average, the
+    averages as generations of PREFIX-ema.
 
-    An average is written before its generation and deleted after it: where the one is there, so is
-    the other.
+    An average is written before its generation and deleted after it: no generation lacks its
+    average.
     """
 
-    def __init__(self, prefix):
+    def __init__(self, prefix: PathLike):
         super().__init__(prefix)
         self._averages = Checkpoints(f"{prefix}-ema")
 
-    def save(self, place, symbol_json, params, states, run):
+    def save(
+        self, place: Place, symbol_json: str, params: Arrays, states: Arrays, run: RunState
+    ) -> int:
         size = 0
         if has_average(states) and not place.batch:
             run_of = {**run, "average_of": self.prefix.name}
@@ -132,33 +142,33 @@ class AveragedCheckpoints(Checkpoints):
             self._remove_averages([place])
         return size
 
-    def annotate(self, place, **additions):
+    def annotate(self, place: Place, **additions: object) -> None:
         if self._has_average(place):
             self._averages.annotate(place, **additions)
         super().annotate(place, **additions)
 
-    def remove(self, places):
-        places = set(places)
-        super().remove(places)
-        self._remove_averages(places)
+    def remove(self, places: Iterable[Place]) -> None:
+        removed = set(places)
+        super().remove(removed)
+        self._remove_averages(removed)
 
-    def _remove_averages(self, places):
+    def _remove_averages(self, places: Collection[Place]) -> None:
         there = set(self.places())
-        # One alone is what a kill has left between the two.
+        # An average without its generation is what a kill between the two has left.
         gone = [p for p in self._averages.places() if p in places or p not in there]
         self._averages.remove(place for place in gone if self._has_average(place))
 
-    def _has_average(self, place) -> bool:
-        # Or else PREFIX-ema may be a run's own.
+    def _has_average(self, place: Place) -> bool:
+        # PREFIX-ema may be the prefix of another run.
         return not place.batch and is_average(self._averages.run(place) or {})
 
-    def best_params_file(self, place):
-        """The average's, where there is one: it was validated."""
+    def best_params_file(self, place: Place) -> Path:
+        """Return the file of the average, if there is one: it is what was validated."""
         best = self._averages if self._has_average(place) else self
         return best.params_file(place)
 
-    def begin_averages(self):
-        """Lock PREFIX-ema. Raises ModelError where that is another run's, or can't be written."""
+    def begin_averages(self) -> None:
+        """Lock PREFIX-ema. Raises ModelError if that is another run's, or can't be written."""
         for place in self._averages.places():
             run = self._averages.run(place)
             unfinished = run is None and self._averages.lock_file.exists()
@@ -170,6 +180,6 @@ class AveragedCheckpoints(Checkpoints):
         self._averages.lock()
 
 
-def is_average(run: dict) -> bool:
-    """True where `run` (model.checkpoint.Generation) is of the average of another generation."""
+def is_average(run: RunState) -> bool:
+    """Return whether `run`, of a generation, is of the average of another generation."""
     return "average_of" in run

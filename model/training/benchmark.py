@@ -2,6 +2,7 @@
 
 import resource
 import time
+from typing import List, Tuple
 
 import mxnet as mx
 
@@ -9,7 +10,12 @@ from model.training.module import ResumableModule
 
 
 def seconds_per_step(
-    symbol, contexts: list, data_shape: tuple, dtype: str, memonger: bool = False, steps: int = 3
+    symbol: mx.sym.Symbol,
+    contexts: List[mx.Context],
+    data_shape: Tuple[int, ...],
+    dtype: str,
+    memonger: bool = False,
+    steps: int = 3,
 ) -> float:
     """Return the time of the fastest of `steps` training steps, after one to warm up.
 
@@ -35,5 +41,5 @@ def seconds_per_step(
 
 
 def peak_megabytes() -> int:
-    """The most memory that this process has had so far, MB."""
+    """Return the most memory that this process has had so far, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10

@@ -1,30 +1,39 @@
 """Training from a network's weights: what is kept, what stays as it is, what learns faster."""
 
 import json
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
 from model.network.layers import HEAD
-from model.network.loading import check_params, parameter_shapes
+from model.network.loading import Network
+from model.network.params import NDArrays, check_params, parameter_shapes
 
 _OF_HEAD = (f"arg:{HEAD}_weight", f"arg:{HEAD}_bias")
 
 
-def starting_params(network, symbol: mx.sym.Symbol, source: str) -> tuple:
-    """Return (arg_params, aux_params, the line that says what becomes of the classifier) for
-    `symbol` from a trained `network` (model.network.Network).
+class Pretrained(NamedTuple):
+    """Parameters to start with, and a line that says what becomes of the classifier."""
 
-    Its classifier is left out, and so begins at random, where it has another number of classes.
-    source : the network's file, for messages. Raises ModelError where another layer differs.
+    arg_params: NDArrays
+    aux_params: NDArrays
+    line: str
+
+
+def starting_params(network: Network, symbol: mx.sym.Symbol, source: str) -> Pretrained:
+    """Return the parameters for `symbol` from a trained `network`.
+
+    Its classifier is left out, and so starts at random, if it has another number of classes.
+    source : the network's file, for messages. Raises ModelError if another layer differs.
     """
     shapes = parameter_shapes(symbol)
-    params = {f"arg:{name}": array for name, array in network.arg_params.items()}
+    params: Dict[str, Any] = {f"arg:{name}": a for name, a in network.arg_params.items()}
     params.update({f"aux:{name}": array for name, array in network.aux_params.items()})
     bias = params.get(_OF_HEAD[1])
     (classes,) = shapes[_OF_HEAD[1]]
     if bias is not None and bias.shape == (classes,):
-        left_out = ()
+        left_out: Tuple[str, ...] = ()
         line = f"starts from {source}, with its classifier of {classes} classes"
     else:
         left_out = _OF_HEAD
@@ -32,28 +41,31 @@ def starting_params(network, symbol: mx.sym.Symbol, source: str) -> tuple:
         line = f"starts from {source}, with a new classifier of {classes} classes: it has {before}"
     check_params({**params, **{name: np.empty(shapes[name]) for name in left_out}}, symbol, source)
     arg_params = {k: v for k, v in network.arg_params.items() if f"arg:{k}" not in left_out}
-    return arg_params, network.aux_params, line
+    return Pretrained(arg_params, network.aux_params, line)
 
 
-def frozen_params(symbol: mx.sym.Symbol, freeze: str) -> list:
-    """Return the names of the arguments that are to stay as they are: with `freeze` ``none``, none,
-    with ``entry``, those of the entry flow, with ``all-but-head``, all but the classifier's."""
+def frozen_params(symbol: mx.sym.Symbol, freeze: str) -> List[str]:
+    """Return the names of the arguments that are not to be trained.
+
+    freeze : ``none``; ``entry``: those of the entry flow; ``all-but-head``: all but the
+        classifier's.
+    """
     if freeze == "none":
         return []
     entries = [entry for entry in parameter_shapes(symbol) if entry not in _OF_HEAD]
-    begin = {"entry": "arg:Entry_flow_", "all-but-head": "arg:"}[freeze]
-    return [entry[len("arg:") :] for entry in entries if entry.startswith(begin)]
+    prefix = {"entry": "arg:Entry_flow_", "all-but-head": "arg:"}[freeze]
+    return [entry[len("arg:") :] for entry in entries if entry.startswith(prefix)]
 
 
 def training_symbol(
     symbol: mx.sym.Symbol,
-    frozen: list,
+    frozen: Sequence[str],
     head_lr_mult: float,
     label_smoothing: float = 0,
     no_bias_decay: bool = False,
 ) -> mx.sym.Symbol:
-    """Return `symbol` as it is to be trained: frozen BatchNorms normalise by their moving
-    statistics, and leave these alone; the classifier's learning rate is times `head_lr_mult`.
+    """Return `symbol` as it is trained: frozen BatchNorms normalise by their moving statistics, and
+    do not change these; the classifier's learning rate is multiplied by `head_lr_mult`.
 
     label_smoothing, no_bias_decay : as for model.training.optimizers.Method.
     """

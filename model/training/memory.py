@@ -1,28 +1,32 @@
-"""The memory that a training run will need, told before it is used up."""
+"""The memory that a training run needs, estimated before it starts, and the memory there is."""
 
 import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 import mxnet as mx
 
+from log.files import PathLike
 from model import ModelError, mxnet_reason
-from model.network.loading import parameter_shapes
+from model.network.params import parameter_shapes
 from model.network.running import RunningNetwork
 
-# Images that the plan is made for; the memory between the layers grows with their number.
-_PLANNED = 4
+# Images that MXNet plans for here; the memory between the layers grows with their number.
+_PLANNED_IMAGES = 4
 _FLOAT = 4
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes. certain : what MXNet has planned and will write to: less can't be. peak : with what
-    comes beside it, as measured. on_device : of one GPU, certain; 0 on CPUs."""
+    """Bytes that training needs.
+
+    certain : what MXNet has planned and will write to: it can't be less. peak : an estimate of all
+    of it. on_device : of one GPU, certain; 0 on CPUs.
+    """
 
     certain: int
     peak: int
@@ -31,8 +35,8 @@ class Need:
 
 def needed(
     symbol: mx.sym.Symbol,
-    contexts: list,
-    data_shape: tuple,
+    contexts: List[mx.Context],
+    data_shape: Tuple[int, ...],
     dtype: str,
     arrays: int = 2,
     memonger: bool = False,
@@ -41,43 +45,48 @@ def needed(
     """Return what training `symbol`, the network as it is saved, will need.
 
     data_shape : (N, 3, H, W), over all contexts. dtype, memonger : as for `RunningNetwork`.
-    arrays : of each parameter's size that a checkpoint has: itself, the optimizer's, averages.
-    validates : a network for inference is there beside it after each epoch.
+    arrays : arrays in a checkpoint for each parameter: itself, the optimizer's states, averages.
+    validates : after each epoch there is a network for inference, too.
     """
     device_type = contexts[0].device_type
     activations = _planned(symbol, data_shape, device_type, dtype, memonger, True)
     params = _FLOAT * sum(map(math.prod, parameter_shapes(symbol).values()))
-    # With the gradients, of every device.
-    state = (1 + arrays) * params
     batch = _FLOAT * math.prod(data_shape)
-    beside = resident() + _BESIDE + _COPIES * params + _BATCHES * batch
+    unplanned = resident() + _LIBRARIES + _COPIES * params + batch
     if device_type == "gpu":
-        share = len(contexts)
-        return Need(0, beside, (activations + batch) // share + 2 * params)
+        return Need(0, unplanned, (activations + batch) // len(contexts) + 2 * params)
+    # Every device has the parameters and their gradients.
     certain = activations + len(contexts) * 2 * params
+    states = len(contexts) * (arrays - 1) * params
     # For inference in float32, whatever training runs in.
     scoring = _planned(symbol, data_shape, "cpu", "float32", False, False) if validates else 0
-    again = int(_AGAIN * activations) if memonger else 0
-    return Need(certain, activations + len(contexts) * state + again + scoring + beside)
+    again = int(_COMPUTED_AGAIN * activations) if memonger else 0
+    return Need(certain, certain + states + again + scoring + unplanned)
 
 
-# Beside what is planned, as measured: what decoding, oneDNN and the threads take, bytes; copies of
-# the parameters, for the host and while a checkpoint is written and scored, and what the allocator
-# keeps of them; batches of images that are there at a time; and a share of the plan with memonger,
-# which does not have all that is computed again.
-_BESIDE = 400 << 20
+# Not planned by MXNet, as measured. Bytes that decoding, oneDNN and threads take:
+_LIBRARIES = 400 << 20
+# Copies of the parameters: on the host, while a checkpoint is written and scored, and what the
+# allocator keeps of these.
 _COPIES = 9
-_BATCHES = 1
-_AGAIN = 0.2
+# With memonger, the share of the plan that is computed again and not in it.
+_COMPUTED_AGAIN = 0.2
 
 
-def _planned(symbol, data_shape, device_type, dtype, memonger, for_training) -> int:
-    """Bytes that MXNet plans for what is between the layers.
+def _planned(
+    symbol: mx.sym.Symbol,
+    data_shape: Tuple[int, ...],
+    device_type: str,
+    dtype: str,
+    memonger: bool,
+    for_training: bool,
+) -> int:
+    """Return the bytes that MXNet plans for what is between the layers.
 
-    Bound to the CPU, whatever runs it: nothing is written to, so no page of it is taken.
+    It is bound to the CPU, whatever runs it. Nothing is written to, so no page of it is taken.
     """
     network = RunningNetwork(symbol, device_type, dtype, for_training, memonger).symbol
-    images = min(_PLANNED, data_shape[0])
+    images = min(_PLANNED_IMAGES, data_shape[0])
     inputs = {"data": (images, *data_shape[1:]), "softmax_label": (images,)}
     gradients = {
         name: "write" if for_training and name not in inputs else "null"
@@ -87,18 +96,26 @@ def _planned(symbol, data_shape, device_type, dtype, memonger, for_training) -> 
         executor = network.simple_bind(mx.cpu(), grad_req=gradients, **inputs)
     except mx.base.MXNetError as error:
         raise ModelError(f"{images} images of {data_shape[1:]}: {mxnet_reason(error)}") from None
-    planned = int(re.search(r"Total (\d+) MB allocated", executor.debug_str())[1]) << 20
-    return planned * data_shape[0] // images
+    total = re.search(r"Total (\d+) MB allocated", executor.debug_str())
+    assert total, "MXNet's debug_str has another form"
+    return (int(total[1]) << 20) * data_shape[0] // images
 
 
 def resident() -> int:
-    """Bytes of this process that are in RAM."""
+    """Return the bytes of this process that are in RAM."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
-def host_memory(proc="/proc", cgroup="/sys/fs/cgroup") -> tuple:
-    """Return (bytes that this process can ever have, bytes that are free now): of the machine with
-    its swap, or of its control group and those around it, whichever is less."""
+class HostMemory(NamedTuple):
+    """Bytes that this process can ever have, and those that are free now."""
+
+    total: int
+    free: int
+
+
+def host_memory(proc: PathLike = "/proc", cgroup: PathLike = "/sys/fs/cgroup") -> HostMemory:
+    """Return the memory of the machine with its swap, or that of the process's control group and
+    those around it, whichever is less."""
     fields = dict(
         line.split(":") for line in Path(proc, "meminfo").read_text().splitlines() if ":" in line
     )
@@ -115,10 +132,10 @@ def host_memory(proc="/proc", cgroup="/sys/fs/cgroup") -> tuple:
                 r"^(?:total_)?inactive_file (\d+)", _text(folder / "memory.stat"), re.M
             )
             free = min(free, limit - (used or 0) + (int(cached[1]) if cached else 0))
-    return total, free
+    return HostMemory(total, free)
 
 
-def _groups(proc, cgroup):
+def _groups(proc: PathLike, cgroup: PathLike) -> Iterator[Tuple[Path, str, str]]:
     """Yield (folder, name of the file with the limit, with the use) of each control group."""
     for line in _text(Path(proc, "self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -137,12 +154,13 @@ def _groups(proc, cgroup):
                 break
 
 
-def _number(path) -> Optional[int]:
+def _number(path: Path) -> Optional[int]:
     text = _text(path).strip()
     return int(text) if text.isdigit() else None  # "max"
 
 
-def _text(path) -> str:
+def _text(path: Path) -> str:
+    """Return the text of a file, nothing if it can't be read."""
     try:
         return path.read_text()
     except OSError:
@@ -150,12 +168,12 @@ def _text(path) -> str:
 
 
 def check(need: Need, total: int, free: int, on_device: Optional[int] = None) -> Optional[str]:
-    """Return a line that warns, None where there is nothing to warn of.
+    """Return a line that warns, None if there is nothing to warn of.
 
     total, free : of `host_memory`. on_device : the smallest free memory of the GPUs.
-    Raises ModelError where the run would be ended by the system for certain: where not even what is
-    planned fits into all the memory that there is. The peak is an estimate, and other processes
-    come and go: a run is not refused for these.
+    Raises ModelError if the system would certainly end the run: if not even what is planned fits
+    into all the memory that there is. For the peak no run is refused: it is an estimate, and what
+    other processes take comes and goes.
     """
     way_out = "a smaller --batch-size, or --memonger, needs less"
     if need.certain > total:

@@ -65,22 +65,27 @@ class Schedule:
     def rate_at(self, position: float) -> float:
         """Return the rate after `position` epochs, a fraction within one, without the warm-up."""
         if self.kind == "cosine":
-            begin = max(self.first_epoch, self.warmup)
-            done = (position - begin) / (self.end - begin) if self.end > begin else 1
-            wave = (1 + math.cos(math.pi * min(max(done, 0), 1))) / 2
             # --lr may be below --lr-min: then there is nothing to decay.
-            return self.lr - max(self.lr - self.lowest, 0) * (1 - wave)
+            return self.lr - max(self.lr - self.lowest, 0) * (1 - self._wave(position))
         if self.kind == "exponential":
-            decays = int(position) // self.every - self.first_epoch // self.every
+            every = self.every or 1
+            decays = int(position) // every - self.first_epoch // every
         else:
             decays = len([step for step in self.steps if self.first_epoch < step <= position])
         return max(self.lr * self.factor**decays, min(self.lr, self.lowest))
 
+    def _wave(self, position: float) -> float:
+        """Half a cosine from 1, after the warm-up, to 0, at `end`."""
+        begin, end = max(self.first_epoch, self.warmup), self.end or 0
+        done = (position - begin) / (end - begin) if end > begin else 1
+        return (1 + math.cos(math.pi * min(max(done, 0), 1))) / 2
+
     def scheduler(
         self, updates_per_epoch: int, first_update: int = 0
     ) -> Optional[mx.lr_scheduler.LRScheduler]:
-        """Return MXNet's scheduler; None for a constant rate.
+        """Return what tells MXNet's optimizer the rate of each update; None for a constant rate.
 
+        For steps alone it is MXNet's own, as in 2017: it computes the same, and logs each step.
         first_update : updates of the run before the optimizer's first one.
         """
         if self.kind == "step" and not self.warmup and not first_update:
@@ -92,7 +97,8 @@ class Schedule:
 
 
 class Scheduler(mx.lr_scheduler.LRScheduler):
-    """A function of the number of updates alone: nothing of it needs saving."""
+    """`Schedule.rate_of_update`, as MXNet's optimizer calls it. It depends on the number of updates
+    alone: nothing of it needs saving. Servers of a dist_async job get it as a pickle."""
 
     def __init__(self, schedule: Schedule, updates_per_epoch: int, first_update: int):
         super().__init__(base_lr=schedule.lr)
