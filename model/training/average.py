@@ -5,7 +5,7 @@ its own, PREFIX-ema-0003.params and so on.
 """
 
 from pathlib import Path
-from typing import Callable, Collection, Dict, Iterable, List
+from typing import Callable, Collection, Dict, Iterable, List, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -102,6 +102,25 @@ class Average:
                 array[:] = pad(name, state[f"{name}{_MARK}"])
 
 
+def what_is_averaged(
+    weights: Dict[str, list], statistics: Dict[str, list], frozen: Sequence[str]
+) -> Tuple[NDArrays, NDArrays]:
+    """Return the weights and moving statistics of the first device that training changes.
+
+    weights, statistics : name -> array on each device. frozen : weights that are not trained. The
+        BatchNorms of frozen gammas keep their statistics.
+    """
+    prefixes = [name[: -len("gamma")] for name in frozen if name.endswith("_gamma")]
+    return (
+        {name: block[0] for name, block in weights.items() if name not in frozen},
+        {
+            name: block[0]
+            for name, block in statistics.items()
+            if not name.startswith(tuple(prefixes))
+        },
+    )
+
+
 def _groups(names: List[str], size: int = _AT_ONCE) -> List[List[str]]:
     return [names[i : i + size] for i in range(0, len(names), size)]
 
@@ -167,7 +186,7 @@ class AveragedCheckpoints(Checkpoints):
         best = self._averages if self._has_average(place) else self
         return best.params_file(place)
 
-    def begin_averages(self) -> None:
+    def lock_averages(self) -> None:
         """Lock PREFIX-ema. Raises ModelError if that is another run's, or can't be written."""
         for place in self._averages.places():
             run = self._averages.run(place)

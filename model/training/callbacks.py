@@ -142,7 +142,7 @@ class Callbacks:
             sums = generation.run["figures"]
             self._figures.restore(sums, self._cluster.rank, start.place.batch)
         if start.lacks_validation:
-            params = start.params_to_validate(self._module.averages)
+            params = start.params_to_validate(self._module.keeps_average)
             self._validate(start.place, True, *params)
             if self._stopping.signal:
                 raise self._stopping.interrupted(start.place)

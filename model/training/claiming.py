@@ -34,7 +34,7 @@ def take_lock(plan: Plan, checkpoints: AveragedCheckpoints) -> None:
         return
     checkpoints.lock()
     if plan.recipe.ema:
-        checkpoints.begin_averages()
+        checkpoints.lock_averages()
 
 
 def checkpoint_size(plan: Plan, symbol: mx.sym.Symbol) -> int:

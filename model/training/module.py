@@ -1,67 +1,51 @@
-"""An MXNet Module whose whole state can be taken out and put back."""
+"""An MXNet Module whose whole state can be taken out and put back, whatever shape it runs in."""
 
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
 from model.job.cluster import Alone
-from model.network.loading import initial_params, ndarray_params, numpy_params
+from model.network.params import initial_params, ndarray_params, numpy_params
 from model.network.running import LOSS_SCALE, RunningNetwork
 from model.training import state
-from model.training.average import Average, averaged
+from model.training.average import Average, averaged, what_is_averaged
 from model.training.finetune import frozen_params, training_symbol
 from model.training.run import Run
 
+Params = Dict[str, mx.nd.NDArray]
 
-class ResumableModule(mx.mod.Module):
-    """Module that trains a network, computes the same from the same state, and gives all of its
-    state.
 
-    Parameters and states go in and come out as those of the network as it is saved; what runs is
-    its `RunningNetwork`. Batches carry `batch.seed`: it decides what dropout draws for them. Those
-    of data.mixing have `batch.main_labels`, by which their figures are counted.
+class PaddedModule(mx.mod.Module):
+    """Module whose parameters go in and come out as those of the network as it is saved. What runs
+    is its `RunningNetwork`, with padded channels.
 
-    symbol : the network as it is saved. context : list of contexts.
-    dtype, memonger : as for `RunningNetwork`. In float16 an update is left out if the gradients
-        have overflowed.
-    frozen : names of the arguments not to be trained.
-    accumulate : batches whose gradients make an update; those at the end of an epoch of `batches`
-        may be fewer.
-    ema : decay of the average of what is trained (`model.training.average`), 0 for none.
-    cluster : the workers that train it. All of them call the methods that take out state.
+    symbol : the network as it is saved. dtype, memonger : as for `RunningNetwork`.
+    cluster : the workers that train it: all of them call `get_params`.
+    kwargs : as for mx.mod.Module.
     """
 
     def __init__(
         self,
         symbol: mx.sym.Symbol,
-        context: list,
-        dtype: str = "float32",
-        memonger: bool = False,
-        frozen: Sequence[str] = (),
-        accumulate: int = 1,
-        batches: int = 0,
-        ema: float = 0,
-        cluster: Optional[Alone] = None,
+        context: List[mx.Context],
+        dtype: str,
+        memonger: bool,
+        cluster: Alone,
+        **kwargs: Any,
     ):
-        self._cluster = cluster or Alone()
+        self._cluster = cluster
         self._saved = symbol
-        device_type = context[0].device_type
-        self._running = RunningNetwork(symbol, device_type, dtype, memonger=memonger)
-        self._loss_scale = LOSS_SCALE if dtype == "float16" else 1
-        self._accumulate, self._batches = accumulate, batches
-        self._update_is_due = True
-        self._sums: Optional[state.GradientSums] = None
-        self._ema = ema
-        self._main_labels: Optional[list] = None
-        self._average: Optional[Average] = None
-        self._states_to_restore: Optional[state.Arrays] = None
-        super().__init__(self._running.symbol, context=context, fixed_param_names=frozen)
-
-    # Parameters
+        self._running = RunningNetwork(symbol, context[0].device_type, dtype, memonger=memonger)
+        super().__init__(self._running.symbol, context=context, **kwargs)
 
     def init_params(
-        self, initializer=None, arg_params=None, aux_params=None, allow_missing=False, **kwargs
+        self,
+        initializer: Optional[mx.init.Initializer] = None,
+        arg_params: Optional[Params] = None,
+        aux_params: Optional[Params] = None,
+        allow_missing: bool = False,
+        **kwargs: Any,
     ) -> None:
         params = numpy_params(arg_params or {}, aux_params or {})
         if arg_params is None or allow_missing:
@@ -71,21 +55,9 @@ class ResumableModule(mx.mod.Module):
         arg_params, aux_params = ndarray_params(padded)
         super().init_params(None, arg_params, aux_params, **kwargs)
 
-    def get_params(self) -> Tuple[dict, dict]:
+    def get_params(self) -> Tuple[Params, Params]:
         params = numpy_params(*super().get_params())
         return ndarray_params({e: self._running.crop(e, array) for e, array in params.items()})
-
-    def averaged(self, arg_params: dict, aux_params: dict) -> Tuple[dict, dict]:
-        """Return the averages of these parameters, themselves if there is no average."""
-        if not self._average:
-            return arg_params, aux_params
-        params = averaged(numpy_params(arg_params, aux_params), self._average_arrays())
-        return ndarray_params(params)
-
-    @property
-    def averages(self) -> bool:
-        """Whether an average of the parameters is kept."""
-        return self._ema > 0
 
     def all_finite(self) -> bool:
         """Return whether no parameter of the first device is NaN or infinite."""
@@ -107,6 +79,60 @@ class ResumableModule(mx.mod.Module):
             self._aux_params[name][:] = mean
         self._params_dirty = False
 
+    def _statistics(self) -> Dict[str, list]:
+        """Each moving statistic on each device."""
+        return dict(zip(self._exec_group.aux_names, self._exec_group.aux_arrays))
+
+    def _entry(self, name: str) -> str:
+        return f"{'aux' if name in self._exec_group.aux_names else 'arg'}:{name}"
+
+    def _crop(self, name: str, array: np.ndarray) -> np.ndarray:
+        return self._running.crop(self._entry(name), array)
+
+    def _pad(self, name: str, array: np.ndarray) -> np.ndarray:
+        return self._running.pad(self._entry(name), array)
+
+
+class ResumableModule(PaddedModule):
+    """Module that computes the same from the same state, and gives all of its state.
+
+    Batches carry `batch.seed`: it decides what dropout draws for them. Those of data.mixing have
+    `batch.main_labels`, by which their figures are counted.
+
+    symbol : the network as it is saved.
+    dtype, memonger : as for `RunningNetwork`. In float16 an update is left out if the gradients
+        have overflowed.
+    frozen : names of the arguments not to be trained.
+    accumulate : batches whose gradients make an update; those at the end of an epoch of `batches`
+        may be fewer.
+    ema : decay of the average of what is trained (`model.training.average`), 0 for none.
+    cluster : the workers that train it. All of them call the methods that take out state.
+    """
+
+    def __init__(
+        self,
+        symbol: mx.sym.Symbol,
+        context: List[mx.Context],
+        dtype: str = "float32",
+        memonger: bool = False,
+        frozen: Sequence[str] = (),
+        accumulate: int = 1,
+        batches: int = 0,
+        ema: float = 0,
+        cluster: Optional[Alone] = None,
+    ):
+        self._loss_scale = LOSS_SCALE if dtype == "float16" else 1
+        self._accumulate, self._batches = accumulate, batches
+        self._update_is_due = True
+        self._main_labels: Optional[list] = None
+        self._sums: Optional[state.GradientSums] = None
+        self._ema = ema
+        self._average: Optional[Average] = None
+        self._states_to_restore: Optional[state.Arrays] = None
+        super().__init__(
+            symbol, context, dtype, memonger, cluster or Alone(), fixed_param_names=frozen
+        )
+
     # A step of training
 
     def forward_backward(self, data_batch: mx.io.DataBatch) -> None:
@@ -117,7 +143,9 @@ class ResumableModule(mx.mod.Module):
             done = data_batch.number + 1
             self._update_is_due = done % self._accumulate == 0 or done == self._batches
 
-    def update_metric(self, eval_metric, labels, pre_sliced=False) -> None:
+    def update_metric(
+        self, eval_metric: mx.metric.EvalMetric, labels: list, pre_sliced: bool = False
+    ) -> None:
         super().update_metric(eval_metric, self._main_labels or labels, pre_sliced)
 
     def update(self) -> None:
@@ -158,7 +186,7 @@ class ResumableModule(mx.mod.Module):
         """Of the last update."""
         return self._optimizer.learning_rate
 
-    def init_optimizer(self, *args, **kwargs) -> None:
+    def init_optimizer(self, *args: Any, **kwargs: Any) -> None:
         super().init_optimizer(*args, **kwargs)
         self._optimizer.rescale_grad /= self._loss_scale
         if not self._cluster.updates_on_servers:
@@ -167,10 +195,36 @@ class ResumableModule(mx.mod.Module):
         if self._accumulate > 1:
             self._sums = state.GradientSums(self._gradients())
         if self._ema:
-            self._average = Average(self._ema, *self._what_is_trained())
+            weights = dict(zip(self._exec_group.param_names, self._exec_group.param_arrays))
+            self._average = Average(
+                self._ema, *what_is_averaged(weights, self._statistics(), self._fixed_param_names)
+            )
         if self._states_to_restore is not None:
             self._put_states(self._states_to_restore)
             self._states_to_restore = None
+
+    # The average of the parameters
+
+    @property
+    def keeps_average(self) -> bool:
+        """Whether an average of the parameters is kept."""
+        return self._ema > 0
+
+    def averaged(self, arg_params: Params, aux_params: Params) -> Tuple[Params, Params]:
+        """Return the averages of these parameters, themselves if there is no average."""
+        if not self._average:
+            return arg_params, aux_params
+        params = averaged(numpy_params(arg_params, aux_params), self._average_arrays())
+        return ndarray_params(params)
+
+    def _average_arrays(self) -> state.Arrays:
+        """The average's state; of moving statistics, which differ by worker, that of worker 0."""
+        if not self._average:
+            return {}
+        arrays = self._average.state(self._crop)
+        statistics = self._exec_group.aux_names
+        differ = {name: array for name, array in arrays.items() if name[:-1] in statistics}
+        return {**arrays, **state.broadcast_arrays(differ, 0, self._cluster)}
 
     # The state beside the parameters, as in model.training.state
 
@@ -186,9 +240,7 @@ class ResumableModule(mx.mod.Module):
             arrays.update(state.statistics_arrays(devices, self._crop))
         if self._sums:
             arrays.update(self._sums.arrays(self._crop))
-        if self._average:
-            arrays.update(self._average_arrays())
-        return arrays
+        return {**arrays, **self._average_arrays()}
 
     def restore_states(self, states: Optional[state.Arrays]) -> None:
         """Have `init_optimizer` put back what `training_state` gave; None for nothing."""
@@ -205,53 +257,19 @@ class ResumableModule(mx.mod.Module):
         if self._average:
             self._average.restore(arrays, self._pad)
 
-    def _average_arrays(self) -> state.Arrays:
-        """The average's state; of moving statistics, which differ by worker, that of worker 0."""
-        arrays = self._average.state(self._crop)
-        statistics = self._exec_group.aux_names
-        differ = {name: array for name, array in arrays.items() if name[:-1] in statistics}
-        return {**arrays, **state.broadcast_arrays(differ, 0, self._cluster)}
-
     def _parameters(self) -> List[state.Parameter]:
         group, devices = self._exec_group, len(self._context)
         found = []
         for index, (name, block) in enumerate(zip(group.param_names, group.param_arrays)):
-            keys = (
-                [name] if self._update_on_kvstore else range(index * devices, (index + 1) * devices)
-            )
+            first = index * devices
+            keys = [name] if self._update_on_kvstore else list(range(first, first + devices))
             shape = self._running.saved_shapes[f"arg:{name}"]
-            found.append(state.Parameter(name, list(keys), block[0], shape))
+            found.append(state.Parameter(name, keys, block[0], shape))
         return found
-
-    def _statistics(self) -> Dict[str, list]:
-        """Each moving statistic on each device."""
-        return dict(zip(self._exec_group.aux_names, self._exec_group.aux_arrays))
-
-    def _what_is_trained(self) -> Tuple[dict, dict]:
-        """(weights, moving statistics), name -> NDArray on the first device, but for frozen ones"""
-        group = self._exec_group
-        weights = dict(zip(group.param_names, group.param_arrays))
-        frozen = self._fixed_param_names
-        normalised = {name[: -len("gamma")] for name in weights if name.endswith("_gamma")}
-        of_frozen = tuple(prefix for prefix in normalised if f"{prefix}gamma" in frozen)
-        statistics = zip(group.aux_names, group.aux_arrays)
-        return (
-            {name: block[0] for name, block in weights.items() if name not in frozen},
-            {name: block[0] for name, block in statistics if not name.startswith(of_frozen)},
-        )
 
     def _any_updater(self) -> Optional[mx.optimizer.Updater]:
         """The optimizer's states: here, in the local kvstore, or (None) on parameter servers."""
         return self._kvstore._updater if self._update_on_kvstore else self._updater
-
-    def _entry(self, name: str) -> str:
-        return f"{'aux' if name in self._exec_group.aux_names else 'arg'}:{name}"
-
-    def _crop(self, name: str, array: np.ndarray) -> np.ndarray:
-        return self._running.crop(self._entry(name), array)
-
-    def _pad(self, name: str, array: np.ndarray) -> np.ndarray:
-        return self._running.pad(self._entry(name), array)
 
 
 def _all_finite(arrays: Sequence[mx.nd.NDArray]) -> bool:

@@ -391,4 +391,4 @@ def test_an_average_is_there_where_its_generation_is(tmp_path, monkeypatch):
     other.remove([Place(1)])
     assert Checkpoints(tmp_path / "z-ema").places() == [Place(1)]
     with pytest.raises(ModelError, match=r"z-ema-0001\.params is not an average of"):
-        other.begin_averages()
+        other.lock_averages()
