@@ -38,12 +38,14 @@ def run(args: argparse.Namespace, outcome: Outcome) -> str:
     from model.convert import onnx
     from model.convert.files import write_file
     from model.network.loading import load_network
+    from model.network.params import check_image_shape
 
     network = load_network(args.prefix, args.epoch)
     shape = (3, args.image_size, args.image_size) if args.image_size else network.image_shape
     if not shape:
         raise ModelError(f"{args.prefix}: it does not say which images it takes: give --image-size")
     network, notices = prepared(dataclasses.replace(network, image_shape=shape), args)
+    check_image_shape(network.symbol, shape)
     content = onnx.export(network, args.output, shape)
     print_notices("model.convert", notices)
     outcome.begun()

@@ -4,8 +4,10 @@ A .params file has an entry ``arg:NAME`` for each weight, bias, gamma and beta, 
 each moving statistic.
 """
 
+import io
 import re
-from typing import Dict, Iterable, Tuple
+from contextlib import redirect_stdout
+from typing import Dict, Iterable, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -30,6 +32,17 @@ def parameter_shapes(symbol: mx.sym.Symbol) -> Dict[str, Tuple[int, ...]]:
     shapes = {f"arg:{name}": shape for name, shape in named_args if name not in _INPUTS}
     shapes.update({f"aux:{name}": shape for name, shape in named_auxs})
     return shapes
+
+
+def check_image_shape(symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> None:
+    """Raise ModelError if images of `image_shape`, (3, height, width), are too small for an
+    Xception: 7x7 pixels are the least for one without padding in its stem."""
+    try:
+        with redirect_stdout(io.StringIO()):  # to which MXNet prints arguments before it raises
+            symbol.infer_shape(data=(1, *image_shape))
+    except mx.base.MXNetError:
+        size = "x".join(map(str, image_shape[1:]))
+        raise ModelError(f"images of {size} pixels are too small for this network") from None
 
 
 def check_params(params: Entries, symbol: mx.sym.Symbol, name: object) -> None:

@@ -23,6 +23,7 @@ from model.network.loading import Network
 from model.network.params import (
     Entries,
     NDArrays,
+    check_image_shape,
     ndarray_params,
     numpy_params,
     parameter_shapes,
@@ -159,6 +160,7 @@ def _bind_xception(
     contexts: List[mx.Context],
     dtype: str,
 ) -> mx.mod.Module:
+    check_image_shape(symbol, data_shape[1:])
     network = RunningNetwork(symbol, contexts[0].device_type, dtype, for_training=False)
     # SoftmaxOutput has an input for labels, which inference does not read.
     labels = [name for name in symbol.list_arguments() if name == "softmax_label"]

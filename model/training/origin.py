@@ -9,6 +9,7 @@ from log.notices import Notices
 from model.checkpoint import Generation
 from model.network import Network, load_network
 from model.network.layers import architecture
+from model.network.params import check_image_shape
 from model.plan import Plan
 from model.training.finetune import starting_params
 from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
@@ -65,7 +66,7 @@ def origin_of(plan: Plan, generation: Optional[Generation]) -> Origin:
 
 def build_network(plan: Plan, num_classes: int, origin: Origin) -> Architecture:
     """Return the network that the run trains: what the flags don't state is as in the network that
-    it starts from or resumes."""
+    it starts from or resumes. Raises ModelError if the images are too small for it."""
     filters = {"reduced": REDUCED_FILTERS, "original": ORIGINAL_FILTERS}
     known: Dict[str, Any] = {"filter_list": REDUCED_FILTERS, "padding": "half", "bn_eps": 2e-5}
     if origin.symbol is not None:
@@ -83,6 +84,7 @@ def build_network(plan: Plan, num_classes: int, origin: Origin) -> Architecture:
         bn_eps=known["bn_eps"],
         workspace=plan.devices.workspace,
     )
+    check_image_shape(symbol, plan.data.image_shape)
     saved_filters = names.get(filter_list) or list(filter_list)
     return Architecture(symbol, saved_filters, padding, known["bn_eps"])
 
