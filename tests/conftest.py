@@ -1,4 +1,4 @@
-"""What several rooms' tests need: small real records, and the script as its user runs it."""
+"""The environment of all tests; small records; a run of the script."""
 
 import itertools
 import os
@@ -6,14 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from data.datasets import DATASETS
 from model.devices import prepare_environment
-
-ROOT = Path(__file__).parent.parent
+from tests.runs import ROOT, start
 
 # One thread for each process: the networks here are too small for two, and pytest-xdist runs two
 # tests at a time, whose threads would wait for each other.
@@ -57,7 +55,10 @@ def digits(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def records(digits, tmp_path_factory):
+    # Loaded in the environment that is prepared above.
     import mxnet as mx
+
+    from tests.networks import THIN, save_network
 
     folder = tmp_path_factory.mktemp("records")
     for name, count in (("train", 96), ("val", 40)):
@@ -68,8 +69,7 @@ def records(digits, tmp_path_factory):
         for i in range(count):
             target.write_idx(i, source.read())
         target.close()
-    # 20 and 24 are no multiples of the 16 channels that run at a time.
-    save_network(folder / "thin", (16, 16, 16, 20, 24, 32, 32))
+    save_network(folder / "thin", THIN)
     return Records(folder)
 
 
@@ -96,68 +96,7 @@ def workshop(records, tmp_path_factory):
     return folder
 
 
-def save_network(prefix, filters, settings=None, **kwargs):
-    """Write a network that has not been trained, for --pretrained=`prefix`,0."""
-    import mxnet as mx
-
-    from model.checkpoint import Checkpoints, Place
-    from model.network.loading import initial_params, numpy_params
-    from symbol_xception import get_xception_symbol
-
-    symbol = get_xception_symbol(10, filters, **kwargs)
-    mx.random.seed(0)
-    initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
-    params = numpy_params(*initial_params(symbol, initializer))
-    settings = {"rgb_mean": [0] * 3, "rgb_std": [1] * 3, **(settings or {})}
-    run = {"settings": settings, "lr": None}
-    Checkpoints(prefix).save(Place(0), symbol.tojson(), params, {}, run)
-
-
 @pytest.fixture
 def run(tmp_path):
     """Call the script in `tmp_path`/ with arguments; return the finished process."""
     return lambda *args, **kwargs: start(tmp_path, *args, **kwargs)
-
-
-def command(*args):
-    return [sys.executable, "-u", str(ROOT / "train_xception.py"), *map(str, args)]
-
-
-def start(folder, *args, **environment):
-    return subprocess.run(
-        command(*args),
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def start_until(moment, folder, *args) -> subprocess.Popen:
-    """Start the script in `folder`; return its process when it has stopped itself (SIGSTOP) at
-    `moment`, as tests/moments.py has it: "rename x-0001.json.part", or, the second time, "... 2".
-    SIGCONT has it go on."""
-    what, name = moment.split(" ", 1)
-    name, number = name.rsplit(" ", 1) if name[-2:] == " 2" else (name, "1")
-    moments = [sys.executable, "-u", str(ROOT / "tests" / "moments.py"), what, name, number]
-    process = subprocess.Popen(
-        [*moments, *command(*args)[2:]],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    # Up to there, what it says fits into the pipes.
-    state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    if state.si_code != os.CLD_STOPPED:
-        out, error = process.communicate()
-        raise AssertionError(f"it did not come to {moment!r}: {process.returncode}\n{out}{error}")
-    return process
-
-
-def mounted_tmpfs(folder, options):
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True
-    )
-    return done.returncode == 0

@@ -19,7 +19,7 @@ from tests.benchmark.speed import (
     torch,
     undisturbed,
 )
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 
 def test_the_flops_of_a_training_step():

@@ -13,8 +13,8 @@ import pytest
 import scipy.io
 
 from data.imagenet import prepare as imagenet
-from tests.conftest import ROOT
 from tests.data.files import BLUE, GREEN, RED, cut_off, files_in, jpeg, read_all, refused, tar_of
+from tests.runs import ROOT
 
 # Class name: its ILSVRC2012_ID, which is not in the order of the names. A colour each (BGR).
 CLASSES = {"n01440764": 3, "n01614925": 1, "n02123045": 2}

@@ -10,8 +10,8 @@ import pytest
 from data import DataError, inspect, iterators
 from data.formats import classes
 from data.packing import writer
-from tests.conftest import ROOT
 from tests.data.files import record, write
+from tests.runs import ROOT
 
 IMAGES = 22
 

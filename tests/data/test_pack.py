@@ -21,8 +21,9 @@ from data import DataError, iterators, pack
 from data.formats import classes, recordfile
 from data.formats.images import ImageError, check, read
 from data.packing import job, writer
-from tests.conftest import ROOT, mounted_tmpfs
 from tests.data.files import files_in, read_all
+from tests.disks import tmpfs
+from tests.runs import ROOT
 
 # 60 wide, 40 high, a colour in each corner (red, green, blue, yellow from the upper left on), so
 # that an image that is turned, mirrored or of other colours is another.
@@ -261,11 +262,7 @@ def test_killed_and_repeated_gives_the_same_bytes(folder, tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(folder, tmp_path, capsys):
-    small = tmp_path / "small"
-    small.mkdir()
-    if not mounted_tmpfs(small, "size=100k"):
-        pytest.skip("may not mount a file system here")
-    try:
+    with tmpfs(tmp_path / "small", "size=100k") as small:
         arguments = [str(folder), str(small / "out"), "--resize=300", "--chunk=4"]
         assert pack.main(arguments) == 1
         error = capsys.readouterr().err.splitlines()[-1]
@@ -274,8 +271,6 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(folder, tmp_path, 
         assert pack.main(arguments) == 0
         assert pack.main([str(folder), str(tmp_path / "whole"), *arguments[2:]]) == 0
         assert files_in(small / "out") == files_in(tmp_path / "whole")
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 @pytest.mark.parametrize(

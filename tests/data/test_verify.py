@@ -16,8 +16,8 @@ from data.checking import records as checking
 from data.formats import classes, recordfile
 from data.formats.classes import write_class_names
 from data.packing.writer import encode_png, write_records
-from tests.conftest import ROOT
 from tests.data.files import MAGIC, files_in, read_all, record, write
+from tests.runs import ROOT
 
 COUNT = 12
 

@@ -9,7 +9,7 @@ import pytest
 
 from log import UserError
 from log.command import OneLineParser, command, one_line, whole
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 # A command that prints, to standard error too, and writes a file.
 SCRIPT = """

@@ -14,7 +14,7 @@ from log import LogError
 from log.curves import read_log, read_run
 from log.metrics import Event, Line, MetricsFile, read_metrics
 from log.plot_curves import draw_text, main
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 # As MXNet's fit and Speedometer wrote them in 2017, and as they are now.
 LOG_OF_2017 = """\

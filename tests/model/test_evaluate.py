@@ -18,7 +18,7 @@ from model import evaluate
 from model.checkpoint import Checkpoints, Place
 from model.network import scores
 from model.network.loading import numpy_params
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 SMALL = (8, 8, 8, 8, 8, 8, 12)
 CLASSES = 7

@@ -16,7 +16,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 LAUNCH = ROOT / "model/launch"
 # The README's line for a run that nobody watches.

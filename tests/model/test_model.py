@@ -19,7 +19,7 @@ from model.network.loading import check_params
 from model.training.finetune import frozen_params, training_symbol
 from model.training.module import ResumableModule, ndarray_params, numpy_params
 from model.training.schedule import Schedule
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 SMALL = (4, 4, 6, 6, 8, 8, 10)
 

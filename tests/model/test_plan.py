@@ -11,7 +11,7 @@ from log.flags import flag
 from model import plan as plans
 from model.plan import GROUPS, Plan, Task, before_flags, make_parser
 from model.recipes import Recipe
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 
 def test_nothing_is_assigned_to_a_plan():

@@ -15,7 +15,7 @@ import pytest
 
 from model.inference.images import prepare_image, read_image
 from model.predict import main
-from tests.conftest import ROOT, start
+from tests.runs import ROOT, start
 
 NAMES = [f"Ziffer {i}" for i in range(9)] + ["größte Ziffer"]
 

@@ -16,7 +16,8 @@ from model.network.params import initial_params, ndarray_params, numpy_params
 from model.network.running import RunningNetwork, bind_for_inference
 from model.training.module import ResumableModule
 from symbol_xception import get_xception_symbol
-from tests.conftest import ROOT, save_network, start
+from tests.networks import save_network
+from tests.runs import ROOT, start
 
 # None but the last is a multiple of 16.
 ODD = (40, 24, 24, 36, 44, 52, 64)

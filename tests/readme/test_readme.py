@@ -24,7 +24,7 @@ import train_xception
 from model.plan import Plan, make_parser
 from model.recipes import RECIPES
 from tests import flags
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -26,7 +26,7 @@ from log import plot_curves
 from model import predict
 from model.checkpoint import Checkpoints
 from model.convert import __main__ as convert
-from tests.conftest import ROOT
+from tests.runs import ROOT
 
 README = (ROOT / "README.md").read_text()
 SECTION = README.split("\n## Troubleshooting\n")[1].split("\n## ")[0]

@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import subprocess
 
 import mxnet as mx
-import pytest
 
 from model.checkpoint import Checkpoints, Place
-from tests.conftest import command, mounted_tmpfs
-from tests.script.conftest import EPOCHS, arguments, digest
+from tests.disks import tmpfs
+from tests.runs import digest, refused
+from tests.script.conftest import EPOCHS, arguments
 
 
 def test_checkpoints_are_not_overwritten_unasked(run, records, tmp_path):
@@ -65,48 +64,29 @@ def test_a_damaged_checkpoint_is_passed_over(run, records, through, tmp_path):
     newest.write_bytes(content)
     given = [*arguments(records), "--model-prefix=x", "--retrain"]
     by_number = run(*given, "--model-load-epoch=4")
-    assert by_number.returncode == 2
-    assert "x-0004.params: damaged" in by_number.stderr and by_number.stderr.count("\n") == 1
+    assert "x-0004.params: damaged" in refused(by_number)
     process = run(*given)
     assert "passed over x-0004.params: damaged" in process.stdout
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
 
 
-def test_a_read_only_folder_is_refused(records, tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if not mounted_tmpfs(folder, "ro"):
-        pytest.skip("may not mount a file system here")
-    try:
-        given = command(*arguments(records), f"--model-prefix={folder}/x")
-        process = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
-        assert process.returncode == 2
-        assert "Read-only file system" in process.stderr and process.stderr.count("\n") == 1
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+def test_a_read_only_folder_is_refused(run, records, tmp_path):
+    with tmpfs(tmp_path / "small", "ro") as folder:
+        process = run(*arguments(records), f"--model-prefix={folder}/x")
+        assert "Read-only file system" in refused(process)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(records, through, tmp_path):
-    """450 KB hold one checkpoint and not two. Where no file system may be mounted, a limit
-    on the size of a file stands for it (tests/model/test_model.py)."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    if not mounted_tmpfs(folder, "size=450k"):
-        pytest.skip("may not mount a file system here; test_model.py has a limit on file size")
-    try:
-        given = command(*arguments(records), f"--model-prefix={folder}/x", "--log-file=x.log")
-        full = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
-        assert full.returncode == 1
-        assert "No space left on device" in full.stderr and full.stderr.count("\n") == 1
+def test_a_full_disk_leaves_the_checkpoint_before(run, records, through, tmp_path):
+    """450 KB hold one checkpoint and not two. Where no file system may be mounted, a limit on the
+    size of a file stands for it (test_a_write_that_fails_leaves_the_generation_before)."""
+    with tmpfs(tmp_path / "small", "size=450k") as folder:
+        given = [*arguments(records), f"--model-prefix={folder}/x", "--log-file=x.log"]
+        full = run(*given)
+        assert "No space left on device" in refused(full, code=1)
         assert "won't fit" in full.stdout
         assert Checkpoints(folder / "x").newest()[0].place == Place(1)
         assert digest(folder, "x", 1) == digest(through, "x", 1)
-        refused = subprocess.run(
-            [*given, "--retrain"], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert refused.returncode == 2 and "a checkpoint needs" in refused.stderr
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        assert "a checkpoint needs" in refused(run(*given, "--retrain"))
 
 
 def test_a_sliced_checkpoint_is_to_be_converted(run, records, tmp_path):
@@ -114,5 +94,4 @@ def test_a_sliced_checkpoint_is_to_be_converted(run, records, tmp_path):
     mx.nd.save(str(tmp_path / "old-0050.params"), {name: mx.nd.zeros((1, 1, 3, 3))})
     for more in ([], ["--model-load-epoch=50"]):
         process = run(*records.arguments, "--model-prefix=old", "--retrain", *more)
-        assert process.returncode == 2 and process.stderr.count("\n") == 1
-        assert "python -m model.convert sliced old 50 NEW_PREFIX" in process.stderr
+        assert "python -m model.convert sliced old 50 NEW_PREFIX" in refused(process)

@@ -10,8 +10,8 @@ import sys
 
 from model.checkpoint import ndarray_file
 from model.devices import has_bfloat16
-from tests.conftest import command
-from tests.script.conftest import EPOCHS, LOGS, arguments, digest
+from tests.runs import command, digest
+from tests.script.conftest import EPOCHS, LOGS, arguments
 
 
 def test_several_devices_and_memonger(run, records, tmp_path):

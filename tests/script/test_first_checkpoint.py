@@ -19,8 +19,8 @@ from model.plan import Plan
 from model.training.average import AveragedCheckpoints
 from model.training.claiming import take_lock
 from model.training.resume import find_generation
-from tests.conftest import start_until
-from tests.script.conftest import EPOCHS, arguments, digest
+from tests.runs import digest, start_until
+from tests.script.conftest import EPOCHS, arguments
 
 
 def numbered_run(number, ema=False):

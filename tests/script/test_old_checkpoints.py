@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 
 from model.checkpoint import Checkpoints, Place, ndarray_file
-from tests.conftest import start
 from tests.fixtures.make_old_checkpoint import ENVIRONMENT, make_records, rounding
+from tests.runs import metrics, start
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 BEFORE_THE_ROOMS = "d1392dc"
-# Of the machine and the moment.
-VARYING = ("images_s", "seconds", "memory_mb")
 
 
 @pytest.fixture(params=[BEFORE_THE_ROOMS])
@@ -29,11 +27,6 @@ def old(request, tmp_path):
 
 def arrays(path) -> dict:
     return ndarray_file.parse(path.read_bytes())
-
-
-def figures(folder) -> list:
-    lines = map(json.loads, (folder / "x-metrics.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k not in VARYING} for line in lines]
 
 
 def assert_same(found, expected, tolerance):
@@ -67,10 +60,10 @@ def test_an_old_checkpoint_resumes_to_the_same_bits(old, more):
     assert "changed since" not in process.stdout
     for name, tolerance in TOLERANCES.items():
         assert_same(arrays(folder / name), arrays(finished / name), 0 if exact else tolerance)
-    lines = figures(folder)
-    assert [list(line) for line in lines] == [list(line) for line in figures(finished)]
+    lines = metrics(folder)
+    assert [list(line) for line in lines] == [list(line) for line in metrics(finished)]
     if exact:
-        assert lines == figures(finished)
+        assert lines == metrics(finished)
     # Each setting is written again under its name, and so was compared with the present one.
     before = json.loads((finished / "x-0002.json").read_text())
     after = json.loads((folder / "x-0002.json").read_text())

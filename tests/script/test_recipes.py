@@ -24,7 +24,7 @@ from model.training.optimizers import Method
 from model.training.resume import resume_point
 from model.training.schedule import Schedule, Updates
 from model.training.start import usable_states
-from tests.conftest import command
+from tests.runs import command
 
 # Flags
 

@@ -19,8 +19,8 @@ from data.inspect import check_crop
 from log.notices import Notices
 from model.plan import Plan
 from model.training.start import Start
-from tests.conftest import command
-from tests.script.conftest import EPOCHS, LOGS, entries, metrics
+from tests.runs import command, entries, metrics, refused
+from tests.script.conftest import EPOCHS, LOGS
 
 
 def test_a_run_leaves_what_the_readme_says(through):
@@ -80,7 +80,7 @@ def test_quiet(run, records, tmp_path):
     # The network of the defaults.
     assert entries(tmp_path, "x", 1)["arg:fc1_weight"].shape == (10, 1024)
     process = run(*given, "--quiet")
-    assert process.returncode == 2 and not process.stdout and process.stderr.count("\n") == 1
+    assert refused(process) and not process.stdout
 
 
 def test_a_dry_run_writes_nothing(records, tmp_path, monkeypatch, capsys):
@@ -163,7 +163,5 @@ def test_benchmark_prints_one_figure_and_writes_nothing(run, records, tmp_path, 
 
 def test_divergence_stops_before_it_is_saved(run, records, tmp_path):
     process = run(*records.arguments, "--model-prefix=x", "--num-epochs=2", "--lr=1e20")
-    assert process.returncode == 1
-    assert re.search(r"NaN or infinite at epoch 0, batch \d", process.stderr)
-    assert process.stderr.count("\n") == 1
+    assert re.search(r"NaN or infinite at epoch 0, batch \d", refused(process, code=1))
     assert not list(tmp_path.glob("x-*.params"))

@@ -10,8 +10,8 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.conftest import command, start_until
-from tests.script.conftest import EPOCHS, arguments, digest, figures, metrics
+from tests.runs import command, digest, figures, metrics, start_until
+from tests.script.conftest import EPOCHS, arguments
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

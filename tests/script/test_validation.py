@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from model.checkpoint import Checkpoints, Place
-from tests.conftest import command
-from tests.script.conftest import EPOCHS, arguments, figures
+from tests.runs import command, figures
+from tests.script.conftest import EPOCHS, arguments
 
 
 def test_validation_counts_every_image_once(through, records):

@@ -13,7 +13,6 @@ import pytest
 
 from model.convert.__main__ import main
 from symbol_xception import get_xception_symbol
-from tests.conftest import ROOT
 from tests.model.convert.networks import (
     SMALL,
     edited,
@@ -23,6 +22,7 @@ from tests.model.convert.networks import (
     random_network,
     with_features,
 )
+from tests.runs import ROOT
 
 KERAS_3 = ROOT / ".venv-keras3" / "bin" / "python"
 

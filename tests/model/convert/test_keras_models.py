@@ -14,9 +14,9 @@ import pytest
 from model import ModelError
 from model.convert.__main__ import main
 from model.convert.keras import layers, structure
-from tests.conftest import ROOT
 from tests.model.convert import keras_models
 from tests.model.convert.networks import edited, entries, outputs
+from tests.runs import ROOT
 
 KERAS_3 = ROOT / ".venv-keras3" / "bin" / "python"
 SIZE = keras_models.SIZE
