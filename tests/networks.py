@@ -3,7 +3,7 @@
 import mxnet as mx
 
 from model.checkpoint import Checkpoints, Place
-from model.network.loading import initial_params, numpy_params
+from model.network.params import initial_params, numpy_params
 from symbol_xception import get_xception_symbol
 
 #: 20 and 24 are no multiples of the 16 channels that run at a time.
