@@ -19,6 +19,7 @@ from typing import Optional, Sequence
 from data.packing import CHUNK
 from log.command import OneLineParser, Outcome, add_num_thread_arg, command, whole
 from log.files import naming
+from log.notices import Notices
 
 
 def add_packing_args(parser):
@@ -62,17 +63,16 @@ def parse_arguments(argv) -> argparse.Namespace:
     parser.add_argument(
         "--resize",
         type=whole(1),
-        default=480,
         metavar="PIXELS",
-        help="short side of the training images (default: %(default)s)",
+        help="short side of the training images (default: 480; less if nearly all are smaller than "
+        "half of that)",
     )
     parser.add_argument(
         "--val-resize",
         type=whole(1),
-        default=256,
         metavar="PIXELS",
         help="short side of the validation images, whose centre is what a network is shown "
-        "(default: %(default)s)",
+        "(default: 256, or as --resize)",
     )
     parser.add_argument(
         "--no-enlarge",
@@ -116,40 +116,42 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def pack(args: argparse.Namespace, outcome: Outcome) -> None:
     """Write what the arguments say, and print it."""
     from data.formats.classes import write_class_names
-    from data.packing.job import enlargement, plan, remember_job
-    from data.packing.writer import pack_files, write_skipped
+    from data.packing.job import locked, plan, remember_job, stored_sizes
+    from data.packing.writer import classes_without_images, pack_files, write_list, write_skipped
 
-    classes, parts, skipped = plan(args)
+    notices = Notices()
+    job = plan(args, notices)
+    given = {"train": args.resize, "val": args.val_resize}
+    sizes = stored_sizes(given, job.parts, args.enlarge, notices)
     args.out.mkdir(parents=True, exist_ok=True)
-    remember_job(args, parts)
-    write_class_names(args.out, classes)
-    outcome.begun()
-    for name, reason in skipped:
-        print(f"left out: {name}: {reason}")
-    if skipped:
-        write_skipped(args.out / "skipped.txt", skipped)
-    sizes = {"train": ("--resize", args.resize), "val": ("--val-resize", args.val_resize)}
-    for name, items in parts.items() if args.enlarge else ():
-        flag, resize = sizes[name]
-        enlarged = enlargement(items, resize)
-        if enlarged:
-            print(f"warning: {name}: {enlarged}: give a smaller {flag}, or --no-enlarge")
-    left_out = len(skipped)
-    for name, items in parts.items():
-        lines = (f"{i}\t{label}\t{path}\n" for i, (label, path, _) in enumerate(items))
-        (args.out / f"{name}.lst").write_text("".join(lines), "utf-8")
-        _, resize = sizes[name]
-        left_out += len(
-            pack_files(
-                args.out / f"{name}.rec", items, resize, args.quality, args.num_thread,
-                args.chunk, enlarge=args.enlarge,
-            )
-        )  # fmt: skip
+    with locked(args.out):
+        remember_job(args, job.parts, sizes)
+        write_class_names(args.out, job.classes)
+        outcome.begun()
+        for notice in notices:
+            print(notice)
+        for name, reason in job.skipped:
+            print(f"left out: {name}: {reason}")
+        if job.skipped:
+            write_skipped(args.out / "skipped.txt", job.skipped)
+        left_out = len(job.skipped)
+        for part, items in job.parts.items():
+            write_list(args.out / f"{part}.lst", items)
+            left_out += len(
+                pack_files(
+                    args.out / f"{part}.rec", items, sizes[part], args.quality, args.num_thread,
+                    args.chunk, enlarge=args.enlarge,
+                )
+            )  # fmt: skip
+        for warning in classes_without_images(
+            args.out / "train.rec", job.parts["train"], job.classes
+        ):
+            print(f"warning: {warning}")
     print(
-        f"{args.out}: {len(classes)} classes; {left_out} files left out"
+        f"{args.out}: {len(job.classes)} classes; {left_out} files left out"
         + (f", listed in {args.out}/*skipped.txt" if left_out else "")
     )
-    without = "" if "val" in parts else " --data-val="
+    without = "" if "val" in job.parts else " --data-val="
     print(f"next: python -u train_xception.py --data-type custom --data-dir {args.out}{without}")
 
 
