@@ -10,7 +10,7 @@ import mxnet as mx
 import numpy as np
 
 from data import DataError
-from data.formats.images import ImageError, read
+from data.formats.images import ImageError, check_decodes
 from data.formats.recordfile import scan, unpacked, walk
 
 # ImageRecordIter reads 32 MB at a time (as measured), and some of these ahead.
@@ -145,7 +145,7 @@ def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optiona
     for number in numbers[np.abs(offsets[numbers] - reached) <= _NEAR].tolist():
         found = next(walk(path, number, int(offsets[number])))
         try:
-            read(unpacked(found.record)[2], strict=False)
+            check_decodes(unpacked(found.record)[2])
         except (ImageError, ValueError) as error:
             return f"{found.place}: {error}"
     return None

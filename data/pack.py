@@ -2,13 +2,15 @@
 
     python -m data.pack IMAGES OUT
 
-IMAGES is a folder with a folder of images for each class, or a .lst file of MXNet's im2rec. OUT
-gets train.rec and val.rec with their indexes, train.lst and val.lst (which record is which file, as
-im2rec has them) and classes.txt, the names of the classes in the order of the labels.
+IMAGES is a folder with a folder of images for each class, or with train/ and val/ which are such
+folders, or a .lst file of MXNet's im2rec. OUT gets train.rec and val.rec with their indexes,
+train.lst and val.lst (which record is which file, as im2rec has them) and classes.txt, the names of
+the classes in the order of the labels.
 
 What im2rec does, and with the same pixels, but: an image that is cut off or damaged is left out, as
-is what is no image, each with its reason; EXIF rotation of WebP is followed; transparent pixels
-become white; GIFs are read; any file name will do; and an interrupted run goes on.
+is a file that is not an image, each with its reason; EXIF rotation of WebP is followed; transparent
+pixels become white; GIFs are read; any file name will do; copies of an image are on the same side,
+training or validation; and an interrupted run resumes.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from log.files import naming
 from log.notices import Notices
 
 
-def add_packing_args(parser):
+def add_packing_args(parser: argparse.ArgumentParser) -> None:
     """Add what says how `pack_files` works, and nothing about its records."""
     add_num_thread_arg(parser)
     parser.add_argument(
@@ -34,14 +36,17 @@ def add_packing_args(parser):
     )
 
 
-def parse_arguments(argv) -> argparse.Namespace:
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m data.pack",
-        description="Pack images into train.rec and val.rec. The same command goes on where it was "
+        description="Pack images into train.rec and val.rec. The same command resumes where it was "
         "interrupted.",
     )
     parser.add_argument(
-        "images", type=Path, help="folder with a folder for each class, or a .lst file of im2rec"
+        "images",
+        type=Path,
+        help="folder with a folder for each class, or with train/ and val/; or a .lst file of "
+        "im2rec",
     )
     parser.add_argument("out", type=Path, help="folder for the records")
     parser.add_argument(

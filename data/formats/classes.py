@@ -1,28 +1,28 @@
 """Names of classes: the file beside records that lists them."""
 
 from pathlib import Path
-from typing import Optional
+from typing import Iterable, List, Optional
 
 from data import DataError
-from log.files import read_text, write_whole
+from log.files import PathLike, read_text, write_whole
 
 #: The file beside training records that names the classes, one a line, in label order.
 CLASSES = "classes.txt"
 
 
-def class_names(rec) -> Optional[list]:
+def class_names(rec: PathLike) -> Optional[List[str]]:
     """Return the class names in the file `CLASSES` beside the records, None where there is none."""
     path = Path(rec).with_name(CLASSES)
     return read_class_names(path) if path.exists() else None
 
 
-def read_class_names(path) -> list:
+def read_class_names(path: PathLike) -> List[str]:
     """Return the names in a file, one a line. Raises DataError where it is not UTF-8 text."""
     lines = read_text(path, DataError).split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
-def write_class_names(folder, names):
+def write_class_names(folder: PathLike, names: Iterable[str]) -> None:
     """Write classes.txt: the names of the classes in the order of the labels, one a line."""
     text = "".join(f"{printable(name)}\n" for name in names)
     write_whole(Path(folder, CLASSES), text.encode())

@@ -54,8 +54,8 @@ def files_below(folder: Path, root: Path, skipped: Skipped) -> List[Path]:
 
 def _walk(folder: Path, root: Path, skipped: Skipped) -> Iterator[Path]:
     # Folders to come, each with the os.stat of those that it is in. No recursion: people nest.
-    above = () if folder == root else (os.stat(root),)
-    waiting: List[Tuple[Path, Tuple[os.stat_result, ...]]] = [(folder, above)]
+    above: Tuple[os.stat_result, ...] = () if folder == root else (os.stat(root),)
+    waiting = [(folder, above)]
     while waiting:
         folder, above = waiting.pop()
         try:
@@ -64,7 +64,7 @@ def _walk(folder: Path, root: Path, skipped: Skipped) -> Iterator[Path]:
         except OSError as error:
             if error.errno not in (errno.ENAMETOOLONG, errno.EACCES, errno.ENOENT):
                 raise
-            skipped.append((name_below(folder, root), error.strerror))
+            skipped.append((name_below(folder, root), str(error.strerror)))
             continue
         if any(os.path.samestat(here, other) for other in above):
             skipped.append((name_below(folder, root), "a link to a folder that it is in"))
@@ -90,6 +90,6 @@ def read_image_file(path: "os.PathLike[str]") -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         broken = os.path.islink(path) and not os.path.exists(path)
-        raise ImageError("a broken link" if broken else error.strerror) from None
+        raise ImageError("a broken link" if broken else str(error.strerror)) from None
     except ValueError as error:  # a NUL in the name
         raise ImageError(f"no file can have this name: {error}") from None

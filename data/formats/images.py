@@ -20,7 +20,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 # PIL warns of broken EXIF data, which is of no matter or an error here.
 warnings.filterwarnings("ignore", module="PIL")
@@ -70,10 +70,26 @@ def check(content: bytes) -> np.ndarray:
         pixels = _decode_with_opencv(content)
     else:
         pixels = _decode_with_mxnet(content)
+    _check_sides(pixels)
+    return pixels
+
+
+def check_decodes(content: bytes) -> None:
+    """Raise ImageError if ImageRecordIter fails on an image file in a record. It makes up what is
+    missing of a damaged one, and does not fail."""
+    if not content:
+        raise ImageError("an empty file")
+    try:
+        pixels = mx.image.imdecode(content, to_rgb=False).asnumpy()
+    except mx.base.MXNetError:
+        raise ImageError(_why_mxnet_can_not(content)) from None
+    _check_sides(pixels)
+
+
+def _check_sides(pixels: np.ndarray) -> None:
     height, width = pixels.shape[:2]
     if max(height, width) > MAX_SIDE:
         raise ImageError(f"{width}x{height} pixels: MXNet can't scale sides above {MAX_SIDE}")
-    return pixels
 
 
 def read(content: bytes, strict: bool = True) -> np.ndarray:
@@ -94,7 +110,7 @@ def read(content: bytes, strict: bool = True) -> np.ndarray:
         return _read(content, image)
 
 
-def _read(content: bytes, image: Image.Image) -> np.ndarray:
+def _read(content: bytes, image: ImageFile.ImageFile) -> np.ndarray:
     if image.format in ("JPEG", "MPO"):
         pixels = _decode_jpeg(content)
         # The same pixels either way; OpenCV turns them.
@@ -117,14 +133,14 @@ def _read(content: bytes, image: Image.Image) -> np.ndarray:
 
 def _decode_with_pil(image: Image.Image, transparent: bool) -> np.ndarray:
     with _errors_of_pil():
-        image = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image) or image
         if transparent:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.asarray(image.convert("RGB"))[:, :, ::-1]
+            upright = upright.convert("RGBA")
+            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+        return np.asarray(upright.convert("RGB"))[:, :, ::-1]
 
 
-def _read_grey_of_16_bits(content: bytes, image: Image.Image) -> np.ndarray:
+def _read_grey_of_16_bits(content: bytes, image: ImageFile.ImageFile) -> np.ndarray:
     scaled = _is_scaled(image)
     with _errors_of_pil():
         values = np.asarray(ImageOps.exif_transpose(image))
@@ -139,7 +155,7 @@ def _read_grey_of_16_bits(content: bytes, image: Image.Image) -> np.ndarray:
     return pixels
 
 
-def _is_scaled(image: Image.Image) -> bool:
+def _is_scaled(image: ImageFile.ImageFile) -> bool:
     """True for a PGM or PPM whose white is neither 255 nor 65535, which OpenCV does not scale."""
     if image.format != "PPM" or not image.tile:
         return False
@@ -147,12 +163,12 @@ def _is_scaled(image: Image.Image) -> bool:
     return isinstance(arguments, tuple) and arguments[-1] not in (255, 65535)
 
 
-def _bits(content: bytes, image: Image.Image) -> int:
+def _bits(content: bytes, image: ImageFile.ImageFile) -> int:
     """Return the bits of a value in the file: 16 if there are more than 8."""
     if image.format == "PNG":
         return content[24]
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(258, (8,)))
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return max((image.tag_v2 or {}).get(258, (8,)))
     if image.format == "PPM" and image.tile:
         return 16 if 65535 in image.tile[0][3] else 8
     return 8
@@ -169,7 +185,7 @@ def _check_bits(values: Optional[np.ndarray]) -> None:
         )
 
 
-def _open(content: bytes) -> Image.Image:
+def _open(content: bytes) -> ImageFile.ImageFile:
     """Return PIL's image, whose pixels are not yet decoded."""
     if not content:
         raise ImageError("an empty file")
@@ -191,7 +207,7 @@ def _kind_of_heif(content: bytes) -> Optional[str]:
     return "HEIC" if any(brand in brands for brand in heic) else None
 
 
-def _open_heif(content: bytes, kind: str) -> Image.Image:
+def _open_heif(content: bytes, kind: str) -> ImageFile.ImageFile:
     try:
         import pillow_heif
     except ImportError:
@@ -243,7 +259,7 @@ def _decode_with_opencv(content: bytes) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise ImageError(f"damaged: {error.err}") from None
+        raise ImageError(f"damaged: {getattr(error, 'err', error)}") from None
     if pixels is None:
         raise ImageError("not an image that OpenCV can decode")
     return pixels
@@ -255,16 +271,17 @@ def _decode_with_mxnet(content: bytes) -> np.ndarray:
         _decode_with_opencv(content)  # refuses what 3.4 makes up
         return mx.image.imdecode(content, to_rgb=False).asnumpy()
     except (ImageError, mx.base.MXNetError):
-        raise ImageError(f"{_kind(content)} that MXNet can't decode") from None
+        raise ImageError(_why_mxnet_can_not(content)) from None
 
 
-def _kind(content: bytes) -> str:
+def _why_mxnet_can_not(content: bytes) -> str:
     try:
-        return f"a {_kind_of_heif(content) or _open(content).format} image"
+        kind = _kind_of_heif(content) or _open(content).format
     except NotAnImage:
-        return "not an image"
+        return "not an image that MXNet can decode"
     except ImageError:
-        return "a damaged image, or one"
+        return "damaged, or of a kind that MXNet can't decode"
+    return f"{kind}: MXNet can't decode it"
 
 
 def short_side(content: bytes) -> int:

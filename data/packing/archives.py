@@ -3,23 +3,26 @@
 import tarfile
 import zlib
 from contextlib import contextmanager
+from typing import Iterator
 
 from data import DataError
-from log.files import open_file
+from log.files import PathLike, open_file
 
 # How compressed files begin. Left to itself, tarfile reads through 200 GB of zeros as LZMA.
 _MAGIC = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\0": "xz"}
 
 
 @contextmanager
-def open_tar(path, mode="r"):
+def open_tar(path: PathLike, mode: str = "r") -> Iterator[tarfile.TarFile]:
     """The tar archive, compressed or not; with mode ``r:``, an uncompressed one only, whose members
     are ranges of its bytes. Raises DataError where it is missing or damaged."""
     with open_file(path, DataError, "a tar archive") as file:
         begins = file.read(6)
     compression = next((kind for magic, kind in _MAGIC.items() if begins.startswith(magic)), "")
     try:
-        with tarfile.open(path, mode if ":" in mode else f"{mode}:{compression}") as tar:
+        with tarfile.open(  # type: ignore[call-overload]
+            path, mode if ":" in mode else f"{mode}:{compression}"
+        ) as tar:
             yield tar
             # A compressed archive's checksum is after all that tarfile reads by itself.
             while compression and tar.fileobj.read(1 << 20):

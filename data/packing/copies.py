@@ -3,7 +3,8 @@
 import hashlib
 import os
 from contextlib import suppress
-from typing import Dict, Hashable, List, Sequence
+from pathlib import Path
+from typing import Callable, Dict, Hashable, List, Sequence, Set
 
 from data.packing.sources import Item
 
@@ -21,7 +22,8 @@ def first_of_copies(items: Sequence[Item]) -> List[int]:
     same_file: List[Hashable] = []
     sizes = []
     for path in paths:
-        key, size = path, -1
+        key: Hashable = path
+        size = -1
         with suppress(OSError, ValueError):
             status = os.stat(path)
             key, size = (status.st_dev, status.st_ino), status.st_size
@@ -41,12 +43,17 @@ def _firsts(keys: Sequence[Hashable]) -> List[int]:
     return [seen.setdefault(key, i) for i, key in enumerate(keys)]
 
 
-def _refined(keys, first, paths, look) -> list:
+def _refined(
+    keys: Sequence[Hashable],
+    first: Sequence[int],
+    paths: Sequence[Path],
+    look: Callable[[Path], bytes],
+) -> List[Hashable]:
     """Return keys that tell apart what `look` does, of the files with the same key."""
-    files: Dict[Hashable, set] = {}
+    files: Dict[Hashable, Set[int]] = {}
     for i, key in enumerate(keys):
         files.setdefault(key, set()).add(first[i])
-    refined = {}
+    refined: Dict[int, Hashable] = {}
     for key, members in files.items():
         for i in members:
             refined[i] = key
@@ -58,14 +65,14 @@ def _refined(keys, first, paths, look) -> list:
     return [refined[first[i]] for i in range(len(keys))]
 
 
-def _ends(path) -> bytes:
+def _ends(path: Path) -> bytes:
     with open(path, "rb") as file:
         start = file.read(_ENDS)
         file.seek(max(os.fstat(file.fileno()).st_size - _ENDS, 0))
         return hashlib.blake2b(start + file.read(_ENDS), digest_size=16).digest()
 
 
-def _all(path) -> bytes:
+def _all(path: Path) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -166,7 +166,8 @@ def split(
     for i, item in enumerate(items):
         by_class.setdefault(item[0], []).append(i)
     randomness = random.Random(seed)
-    training, validation = [], []
+    training: List[Item] = []
+    validation: List[Item] = []
     for_validation: Dict[int, bool] = {}  # of each image, by the place of its first copy
     for label in sorted(by_class):
         members = by_class[label]

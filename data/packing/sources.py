@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from data import DataError
 from data.formats.classes import printable
@@ -184,7 +184,7 @@ def listed_images(lst: Path, rows: List[Row], root: Path) -> ImageSet:
     return ImageSet(list(map(str, range(count))), items, are_names=False)
 
 
-def _names(rows: List[Row], name) -> Optional[List[str]]:
+def _names(rows: List[Row], name: Callable[[Row], str]) -> Optional[List[str]]:
     """Return the names of the classes by label, None if there is not one for each."""
     names: Dict[int, Set[str]] = {}
     for row in rows:

@@ -3,6 +3,7 @@
 import fcntl
 import itertools
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,8 @@ def test_folders_in_folders_in_folders(tmp_path, capsys):
         below = tmp_path / "in" / "a" / "deeper" / "/".join(["deeper"] * 3 * i)
         (below / f"{i}.jpg").write_bytes(JPEG + b"deep %d" % i)
     code, said, parts = packed(tmp_path, capsys, tmp_path / "in", "--val-fraction=0")
+    # Python's own way to delete folders, as pytest's, recurses.
+    subprocess.run(["rm", "-rf", tmp_path / "in"], check=True)
     assert code == 0 and "a/self.jpg: a broken link" in said
     assert sum(name.startswith("a/deeper/") for name in parts["train"]) == 3
 

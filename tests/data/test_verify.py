@@ -197,7 +197,7 @@ def test_a_split_record_is_one(tmp_path, capsys):
         (record(float("nan"), jpeg(0)), "its label is nan"),
         (record([1.0, 2.0], jpeg(0)), "2 labels, not one"),
         (record(1.0, b""), "an empty file"),
-        (record(1.0, b"<html>404</html>"), "no image that OpenCV can decode"),
+        (record(1.0, b"<html>404</html>"), "not an image that MXNet can decode"),
         (record(1.0, jpeg(0)[:-40]), "damaged: Premature end of JPEG file"),
         (record(1.0, jpeg(0), 9), "its number is 9, in the index 0"),
         (b"12345678", "shorter than its header"),
