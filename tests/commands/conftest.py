@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from data.packing.writer import encode_png, write_records
-from tests.conftest import save_network, start
+from tests.networks import save_network
+from tests.runs import start
 
 THIN = (8, 8, 8, 8, 8, 8, 12)
 SETTINGS = {"image_shape": [3, 32, 32], "short_side": 36, "classes": [f"c{i}" for i in range(10)]}

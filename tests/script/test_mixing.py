@@ -7,12 +7,12 @@ import pytest
 import symbol_xception
 from data.iterators import SyntheticIter
 from data.mixing import Mixing, MixingIter
-from model.network.loading import initial_params
+from model.network.params import initial_params
 from model.network.scores import new_metric
 from model.training.finetune import frozen_params, training_symbol
 from model.training.module import ResumableModule
-from tests.conftest import start_until
-from tests.script.conftest import arguments, digest, entries, figures
+from tests.runs import digest, entries, figures, start_until
+from tests.script.conftest import arguments
 
 FLAGS = ["--mixup=0.4", "--cutmix=1", "--random-erasing=0.5", "--label-smoothing=0.1"]
 
