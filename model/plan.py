@@ -132,6 +132,18 @@ class Plan:
         resumes = bool(self.saving.retrain)
         return recipe_line(self.recipe, self._values(), self.given, resumes)
 
+    @property
+    def steps_too_late(self) -> Optional[str]:
+        """A line that says so if the learning rate never falls, because the run ends before its
+        first step."""
+        steps, epochs = self.training.lr_steps, self.training.num_epochs
+        if self.recipe.lr_schedule != "step" or not steps or min(steps) < epochs:
+            return None
+        return (
+            f"the learning rate never falls: --lr-steps begin at epoch {min(steps)}, and the run "
+            f"ends after {epochs}"
+        )
+
     def method(self) -> Method:
         """Return how a batch changes the parameters."""
         recipe = self.recipe

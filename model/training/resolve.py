@@ -244,6 +244,11 @@ def announce_run(run: Run, cluster: Alone) -> None:
     )
     recipe = run.plan.recipe
     accumulate = recipe.accumulate
+    if run.plan.steps_too_late:
+        # CIFAR-10's own epochs and steps, of 2017, are so; a shorter run is meant to be short.
+        by_default = training.num_epochs == run.plan.data.data_set.num_epochs
+        level = run.notices.warn if by_default else run.notices.info
+        level(run.plan.steps_too_late)
     if recipe.mixup or recipe.cutmix:
         run.notices.info(
             "images are mixed: the figures of training count each as one of the class of its "

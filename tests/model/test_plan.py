@@ -67,3 +67,19 @@ def test_paths_of_a_machine_are_kept_and_not_compared():
 )
 def test_tasks(words, task):
     assert Plan.of(words).task is task
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("--data-type=cifar10", "--lr-steps begin at epoch 220, and the run ends after 200"),
+        ("--data-type=digits --num-epochs=7", "begin at epoch 7, and the run ends after 7"),
+        ("--data-type=digits --num-epochs=8", None),
+        ("--data-type=cifar10 --lr-schedule=cosine", None),
+        ("--data-type=cifar10 --lr-steps=", None),
+        ("--data-type=cifar10 --lr-steps=100,250", None),
+    ],
+)
+def test_steps_that_never_come_are_said(words, line):
+    said = Plan.of(words.split()).steps_too_late
+    assert said is None if line is None else line in said
