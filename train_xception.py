@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from model.training.batches import ValidationImages
     from model.training.run import Run
 
-# mxnet takes seconds to load, and reads its environment when it does. `joined` loads it, when the
-# arguments are known to be good: what needs mxnet is imported in the functions behind that door.
+# mxnet takes seconds to load, and reads the environment then. `joined` imports it after the
+# arguments are checked; modules that need it are imported in the functions that run after that.
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -48,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def train(plan: Plan, cluster: "Alone", outcome: Outcome) -> None:
-    """Resolve the plan, and train; in a dry run, print what training would begin with."""
+    """Resolve the plan and train. A dry run only prints what training would start with."""
     from log.board import summary_writer
     from model.training.batches import iterators
     from model.training.reporting import command_line, open_report
@@ -92,7 +92,7 @@ def fit(
     cluster: "Alone",
     report: "Report",
 ) -> str:
-    """Train from `run.start` to the last epoch. Return the line about what came of it."""
+    """Train from `run.start` to the last epoch. Return a line about the result."""
     import mxnet as mx
 
     from model.training.callbacks import Callbacks
@@ -116,7 +116,7 @@ def fit(
                 "lr_scheduler": schedule.scheduler(updates.per_epoch, start.first_update),
                 "begin_num_update": updates.before(start.place) - start.first_update,
             },
-            # The 2017 script's.
+            # The initializer of the 2017 script.
             initializer=mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
             arg_params=start.arg_params,
             aux_params=start.aux_params,

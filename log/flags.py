@@ -1,4 +1,4 @@
-"""Flags as fields of frozen dataclasses: one place for all that is known about a flag.
+"""Flags as fields of frozen dataclasses. Each flag is defined once, as a field.
 
     @dataclass(frozen=True)
     class Devices(Flags):
@@ -24,7 +24,8 @@ class Flag:
     """What is known about a flag besides its name and its default.
 
     kept : a checkpoint keeps the value, because it decides what the run computes.
-    before : what it was for a checkpoint that was written before the flag existed.
+    before : the value to assume for a checkpoint that was written before the flag existed. Only
+        flags of a recipe use it (`model.plan.before_flags`).
     shared : all workers of a job must have the same value.
     options : further arguments of add_argument.
     off : a second flag, which sets the value to False, and its help.
@@ -41,7 +42,7 @@ class Flag:
 
 
 class UsageError(Exception):
-    """Flags that don't go together. One line, that names them."""
+    """Flags that contradict each other. The message is one line and names them."""
 
 
 def flag(
@@ -120,7 +121,7 @@ def parse(
 ) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """Parse a command line. Return (all values, those that were given), by the names of fields.
 
-    A flag that is given with its default is given.
+    A flag counts as given even if its value is the default.
     """
     defaults = {name: default for group in groups for name, default, _ in group.flags()}
     parsed = parser.parse_args(argv, argparse.Namespace(**dict.fromkeys(defaults, _NOT_GIVEN)))

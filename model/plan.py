@@ -1,6 +1,7 @@
 """What a run was asked for: the command line, completed by its recipe and its data set.
 
-Pure: no disk, no device, no mxnet. What these decide is in `model.training.run.Run`.
+This module reads no file, uses no device and imports no mxnet. `model.training.run.Run` holds what
+depends on them.
 """
 
 import enum
@@ -45,7 +46,7 @@ class Task(enum.Enum):
 class Plan:
     """The flags by group, each with its final value.
 
-    given : the names of the flags of the recipe that the command line has.
+    given : the flags of the recipe that were set on the command line.
     """
 
     devices: Devices
@@ -162,16 +163,16 @@ class Plan:
     # What follows from the fields
 
     def settings(self) -> Dict[str, Any]:
-        """Return what a checkpoint keeps of the plan, by flag: what decides what a run computes.
+        """Return the flags that affect what a run computes, with their values, for a checkpoint.
 
-        Those that a checkpoint or the records may decide (filters, mean, classes ...) are replaced
-        in `model.training.run.Run.settings`.
+        `model.training.resolve.settings_of` replaces those that a checkpoint or the records decide
+        (filters, mean, classes ...).
         """
         kept = self._values(lambda known: known.kept)
         return {**kept, "augmentation": self.augmentation.given, "lr_end": self.lr_end}
 
     def shared(self) -> Dict[str, Any]:
-        """Return what all workers of a job must have been given alike, by flag."""
+        """Return the flags that must be equal on all workers, with their values."""
         alike = self._values(lambda known: known.shared)
         return {**alike, "augmentation": self.augmentation.given, "lr_end": self.lr_end}
 
@@ -207,7 +208,7 @@ def own_paths() -> Tuple[str, ...]:
 
 
 def before_flags() -> Dict[str, Any]:
-    """Return what a checkpoint was trained with that lacks the setting of a recipe's flag."""
+    """Return the values to assume for the flags of a recipe that a checkpoint does not store."""
     settings = {name: known.before for name, _, known in GROUPS["recipe"].flags()}
     return {**settings, "augmentation": {}, "lr_end": None}
 

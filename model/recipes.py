@@ -55,7 +55,6 @@ RECIPES: Dict[str, Dict[str, Any]] = {
 #: MXNet's own default rate of most optimizers that scale each element by itself, for --optimizer
 #: without --lr.
 _ADAPTIVE_LR = 0.001
-_ADAPTIVE = ("adam", "lamb", "rmsprop")
 #: The share of the epochs that a recipe's warm-up takes: 5 of ImageNet's 125.
 _WARMUP_SHARE = 1 / 25
 #: --lr-factor of each schedule, and how often the paper's decays.
@@ -206,7 +205,7 @@ class Recipe(Flags):
     def first_lr(self) -> float:
         """The learning rate of a run that is given none."""
         of_recipe = RECIPES[self.recipe]
-        if self.optimizer in _ADAPTIVE and self.optimizer != of_recipe["optimizer"]:
+        if OPTIMIZERS[self.optimizer].adaptive and self.optimizer != of_recipe["optimizer"]:
             return _ADAPTIVE_LR
         return float(of_recipe["lr"])
 
@@ -243,7 +242,7 @@ def _check(values: Dict[str, Any]) -> None:
         raise UsageError("--lr-min is for --lr-schedule cosine and exponential, not step")
     if values["lr_factor"] is not None and _FACTORS[kind] is None:
         raise UsageError(f"--lr-factor is not for --lr-schedule {kind}")
-    if values["epsilon"] and optimizer in ("nag", "sgd"):
+    if values["epsilon"] and not OPTIMIZERS[optimizer].adaptive:
         raise UsageError(f"--epsilon is for rmsprop, adam and lamb, not {optimizer}")
     if values["accumulate"] > 1 and values["kv_store"] == "dist_async":
         raise UsageError(

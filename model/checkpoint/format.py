@@ -4,7 +4,7 @@ A generation is all that a run needs to resume from one place:
 
     PREFIX-symbol.json   the network, as mx.sym.load reads it (one for all generations)
     PREFIX-0003.params   parameters and moving statistics after 3 epochs, as mx.nd.load reads them
-    PREFIX-0003.states   optimizer states, in the same format
+    PREFIX-0003.states   optimizer states and what else is not a parameter (model.training.state)
     PREFIX-0003.json     where the run was, and the SHA-256 of each of these files and of itself
 
 or, within the 4th epoch after 120 batches, PREFIX-0003-000120.params and so on.

@@ -43,7 +43,7 @@ def training_iter(
     """
     path, recipe = images.train, plan.recipe
     augmentation = plan.augmentation
-    # Images are decoded for it: only if it matters.
+    # `short_side` decodes images: only if the value is used.
     side = short_side(path) if augmentation.cuts_and_resizes else None
     drawn = augmentation.arguments(plan.level, plan.data.image_shape, side)
     arguments = training_args(
@@ -64,7 +64,7 @@ def training_iter(
 def validation_images(run: Run, cluster: Alone) -> ValidationImages:
     """Return the validation images of this worker.
 
-    Workers that can't add up their figures leave validation to the first one.
+    With dist_async only worker 0 validates: its workers can't add up their figures.
     """
     path, rank = run.images.val, cluster.rank
     alone = cluster.updates_on_servers

@@ -114,10 +114,10 @@ class Callbacks:
 
     @contextlib.contextmanager
     def around_fit(self) -> Iterator[None]:
-        """What lasts as long as Module.fit: signals stop the run, errors are ones of this project.
+        """Handle signals and errors as long as Module.fit runs.
 
-        Raises Interrupted, ModelError if the run can't go on, and what reading a record raises; all
-        but a divergence leave a checkpoint.
+        Raises Interrupted after a signal, DataError if a record can't be read, and ModelError if
+        the run diverges or MXNet fails. A signal and an unreadable record leave a checkpoint.
         """
         with self._stopping.handling_signals():
             try:
@@ -132,7 +132,7 @@ class Callbacks:
                 raise ModelError(f"MXNet: {mxnet_reason(error)}") from None
 
     def _resume(self) -> None:
-        """Put back what the checkpoint has, if there is one, and do what was still to do then."""
+        """Restore the state of a checkpoint, if there is one; run the validation that it lacks."""
         start, generation = self._start, self._start.generation
         if not generation:
             return
@@ -157,7 +157,8 @@ class Callbacks:
             self._checks.check_parameters(place)
         self._figures.report_batch(place, self._module.learning_rate)
         self._stopping.agree(place, self._batches.error)
-        # Gradients that wait in other workers would not be in the checkpoint.
+        # A checkpoint lacks the accumulated gradients of other workers: none is written while they
+        # wait.
         can_save = self._cluster.workers == 1 or not self._module.gradients_wait
         if self._stopping.unreadable:
             if can_save:

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: locked, with room for one more, and the one to resume."""
+"""Lock the checkpoints of a run, check the disk space, and choose the checkpoint to resume."""
 
 import math
 from typing import Optional, Tuple
@@ -17,8 +17,8 @@ from model.training.resume import agree_on_generation
 def claim_checkpoints(
     plan: Plan, checkpoints: AveragedCheckpoints, cluster: Alone, notices: Notices
 ) -> Tuple[Optional[Generation], bool]:
-    """Return (the checkpoint that the run resumes, None for a new run; whether this worker writes
-    the next ones), the checkpoints locked."""
+    """Lock the checkpoints. Return (the checkpoint to resume, None for a new run; whether this
+    worker writes checkpoints)."""
     if cluster.rank == 0:
         take_lock(plan, checkpoints)
     generation, writer = agree_on_generation(plan, checkpoints, cluster, notices)

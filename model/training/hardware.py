@@ -63,7 +63,7 @@ def choose_dtype(
     generation: Optional[Generation],
     notices: Notices,
 ) -> str:
-    """Return what this worker's devices can do of --dtype. Raises ModelError for none of it."""
+    """Return the dtype that this worker uses. Raises ModelError for one that it can't."""
     wanted = plan.devices.dtype
     on_gpu = contexts[0].device_type == "gpu"
     if wanted == "float16":
@@ -91,7 +91,7 @@ def choose_dtype(
 
 
 def _fastest_dtype(plan: Plan, contexts: Contexts, symbol: mx.sym.Symbol, notices: Notices) -> str:
-    # A batch that fills the vectors, and does not take long.
+    # 8 images per device: enough to measure, and quick.
     batch = len(contexts) * min(8, plan.training.batch_size // len(contexts))
     shape = (batch, *plan.data.image_shape)
     memonger = plan.devices.memonger
@@ -108,7 +108,7 @@ def _fastest_dtype(plan: Plan, contexts: Contexts, symbol: mx.sym.Symbol, notice
 def check_memory(
     plan: Plan, symbol: mx.sym.Symbol, contexts: Contexts, dtype: str, notices: Notices
 ) -> None:
-    """Say what memory training will need. Raise ModelError if that can't be had."""
+    """Say how much memory training needs. Raise ModelError if there is not enough."""
     shape = (plan.training.batch_size, *plan.data.image_shape)
     arrays = plan.method().arrays_in_a_checkpoint()
     need = memory.needed(

@@ -1,20 +1,36 @@
-"""What is done with the gradients of a batch: optimizers and their settings.
+"""The optimizers, and how a batch changes the parameters.
 
-Left out of MXNet's are those whose state is not all in arrays, and so not in a checkpoint (nadam,
-lars, dcasgd), that divide 0 by 0 in padded channels (adamax), that add noise, or that take no
-learning rate.
+To add an optimizer of MXNet, add a row to `OPTIMIZERS`. Left out are those whose state is not all
+in arrays, and so not in a checkpoint (nadam, lars, dcasgd), that divide 0 by 0 in padded channels
+(adamax), that add noise, or that take no learning rate.
 """
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Tuple
 
-#: For each optimizer, what MXNet calls what --mom sets.
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What the project knows about an optimizer of MXNet.
+
+    mom : MXNet's name of the argument that --mom sets.
+    states : arrays of the size of a parameter that it keeps, without and with momentum.
+    adaptive : it scales each element by itself: it takes --epsilon, and another default rate.
+    counts_updates : an update depends on how many there were before it (bias correction).
+    """
+
+    mom: str
+    states: Tuple[int, int]
+    adaptive: bool = False
+    counts_updates: bool = False
+
+
 OPTIMIZERS = {
-    "nag": "momentum",
-    "sgd": "momentum",
-    "rmsprop": "gamma2",
-    "adam": "beta1",
-    "lamb": "beta1",
+    "nag": Optimizer("momentum", (0, 1)),
+    "sgd": Optimizer("momentum", (0, 1)),
+    "rmsprop": Optimizer("gamma2", (1, 3), adaptive=True),
+    "adam": Optimizer("beta1", (2, 2), adaptive=True, counts_updates=True),
+    "lamb": Optimizer("beta1", (2, 2), adaptive=True, counts_updates=True),
 }
 
 
@@ -40,8 +56,8 @@ class Method:
     ema: float = 0
 
     def optimizer_params(self) -> dict:
-        """Return the arguments of the optimizer, but for those about the learning rate."""
-        params = {"wd": self.wd, OPTIMIZERS[self.optimizer]: self.mom}
+        """Return the arguments of the optimizer, without those about the learning rate."""
+        params = {"wd": self.wd, OPTIMIZERS[self.optimizer].mom: self.mom}
         if self.optimizer == "rmsprop":
             # MXNet has momentum in the centered one alone (Graves 2013, equations 38 to 45).
             params["centered"] = bool(self.mom)
@@ -52,15 +68,12 @@ class Method:
         return params
 
     def counts_updates(self) -> bool:
-        """True where an update depends on how many were before it (by correcting a bias)."""
-        return self.optimizer in ("adam", "lamb")
+        """Return whether an update depends on how many there were before it (bias correction)."""
+        return OPTIMIZERS[self.optimizer].counts_updates
 
     def arrays_in_a_checkpoint(self) -> int:
         """Return how many arrays of the size of the parameters a checkpoint may hold."""
-        if self.optimizer in ("nag", "sgd"):
-            states = int(self.mom > 0)
-        else:
-            states = 2 if self.counts_updates() else 3 if self.mom else 1
+        states = OPTIMIZERS[self.optimizer].states[self.mom > 0]
         # The average is among the states, and a network of its own.
         return 1 + states + 2 * (self.ema > 0) + (self.accumulate > 1)
 

@@ -46,7 +46,7 @@ class Architecture:
 
 
 def origin_of(plan: Plan, generation: Optional[Generation]) -> Origin:
-    """Return what the run starts from. What the flags don't state is as it was there."""
+    """Return what the run starts from. Unset flags take the value of the checkpoint or network."""
     data, pretrained = plan.data, plan.finetuning.pretrained
     network = symbol = None
     mean: Sequence[float] = (0, 0, 0)

@@ -1,6 +1,6 @@
 """From the plan to the run: what disk, devices, checkpoints and other workers decide.
 
-`resolve` is the list of it, in order. What all workers of a job call, they call in the same order.
+`resolve` lists the steps in order. All workers make the collective calls in the same order.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ from model.training.start import Start
 
 
 def resolve(plan: Plan, cluster: Alone) -> Run:
-    """Return the run of a plan. Everything is checked that can be before the first batch; nothing
-    is written but the lock of the checkpoints.
+    """Return the run of a plan. All checks that need no training are made here, and nothing is
+    written except the lock of the checkpoints.
 
-    Raises DataError, ModelError, or JobError if another worker can't.
+    Raises DataError, ModelError, or JobError if another worker fails.
     """
     notices = Notices()
     if plan.data.list_dir != "./":
@@ -106,7 +106,7 @@ def batches_of_epoch(plan: Plan, images: Images, cluster: Alone, notices: Notice
 
 
 def announce_job(plan: Plan, cluster: Alone, notices: Notices) -> None:
-    """Say what training on several workers means for the figures of the command line."""
+    """Say how several workers affect batch size and learning rate."""
     if cluster.workers == 1:
         return
     batch_size, devices = plan.training.batch_size, plan.devices
@@ -131,7 +131,7 @@ def announce_job(plan: Plan, cluster: Alone, notices: Notices) -> None:
 def check_workers(
     plan: Plan, images: Images, origin: Origin, settings: Dict[str, Any], cluster: Alone
 ) -> None:
-    """Raise JobError if a worker was given something else than worker 0, or has other files."""
+    """Raise JobError if a worker has other flags or files than worker 0."""
     mine = {
         **plan.shared(),
         **settings,

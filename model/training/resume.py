@@ -1,4 +1,4 @@
-"""What a run starts from: nothing, a trained network, or a checkpoint that all workers agree on."""
+"""Resuming: the checkpoint that all workers agree on, the place and the learning rate there."""
 
 import hashlib
 import json
@@ -24,8 +24,10 @@ class ResumePoint(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The checkpoint that a run resumes, None for a new run, and the rank of the worker that has
-    it and writes the next ones."""
+    """The checkpoint that a run resumes; None for a new run.
+
+    writer : rank of the worker that has it, and writes later ones.
+    """
 
     generation: Optional[Generation]
     writer: int

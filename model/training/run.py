@@ -1,4 +1,4 @@
-"""A run: the plan, and what disk, devices, checkpoints and other workers have decided."""
+"""A run: the plan, with the values resolved from disk, devices, checkpoints and workers."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
@@ -19,7 +19,7 @@ from model.training.start import Start
 class Run:
     """All that training needs, resolved.
 
-    batches : of an epoch, the same for each worker. updates : how they are counted.
+    batches : per epoch, equal on all workers. updates : how updates are counted.
     checkpoints : None for a worker that writes none.
     log_file : of this worker. settings : what each checkpoint keeps about the run.
     """

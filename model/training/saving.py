@@ -146,7 +146,7 @@ class CheckpointWriter:
         if not self._checkpoints:
             return
         accuracy = figures["accuracy"]
-        # What only a signal has saved does not compete: without the signal it had not.
+        # A checkpoint that exists only because of a signal can't become the best one.
         better = self.is_due(place) and (not self.best or accuracy > self.best["accuracy"])
         if better:
             self.best = {"epoch": place.epoch, "accuracy": accuracy}

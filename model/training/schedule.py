@@ -1,4 +1,9 @@
-"""The learning rate of every update of a run: `Schedule.rate_of_update` decides it."""
+"""The learning rate of every update of a run: `Schedule.rate_of_update`.
+
+`Schedule.scheduler` hands it to MXNet's optimizer: as MXNet's own MultiFactorScheduler if it only
+has steps, which computes the same rates. Layers may have a multiplier on top (--head-lr-mult,
+`model.training.finetune`).
+"""
 
 import math
 from dataclasses import dataclass

@@ -94,7 +94,7 @@ def usable_states(
         # Counted in the updates of that run, which may have been larger ones.
         first_update = run["first_update"] * updates.before(place) // run["updates"]
     if kind_of_states(run["settings"]) != kind_of_states(settings):
-        # Of other parameters, or another optimizer: they start anew, and so does its count.
+        # Other parameters or another optimizer: its state starts anew, and so does its count.
         states = {key: array for key, array in states.items() if ":" not in key}
         first_update = updates.before(place) if method.counts_updates() else 0
     accumulate = run["settings"].get("accumulate", 1)

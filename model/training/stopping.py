@@ -76,7 +76,7 @@ class Stopping:
         if place:
             self._log_stop("", place)
         if not error:
-            self._cluster.exchange(0)
+            self._cluster.exchange(0)  # raises the JobError that the other worker sends
             raise AssertionError("the worker that can't read on has said nothing")
         raise error
 
@@ -88,9 +88,10 @@ class Stopping:
 
 
 class ReadableBatches:
-    """The batches of `images` for Module.fit: an error in reading one is the end of the epoch.
+    """The batches of `images` for Module.fit, up to the first that can't be read.
 
-    Kept in `error`, it is raised later, when the batch before it is done, with its figures.
+    There the epoch ends early, and `error` keeps the reason. `Callbacks.after_batch` of the batch
+    before it saves a checkpoint and raises the error.
 
     images : a DataIter with the attributes `epoch` and `number` of its next batch
         (data.iterators.EpochIter).
