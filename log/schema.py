@@ -18,13 +18,13 @@ class Mismatch(Exception):
 Form = Callable[[Any, str], None]
 
 
-def fits(value: Any, form: Form) -> bool:
-    """Return whether a value is of a form."""
+def problem(value: Any, form: Form) -> Optional[str]:
+    """Return in what a value differs from a form, None if it does not."""
     try:
         form(value, "")
-    except Mismatch:
-        return False
-    return True
+    except Mismatch as mismatch:
+        return str(mismatch)
+    return None
 
 
 def one_of(what: str, good: Callable[[Any], bool]) -> Form:
@@ -76,18 +76,29 @@ def any_of(*forms: Form) -> Form:
     """What one of the forms is."""
 
     def check(value: Any, where: str) -> None:
-        if not any(fits(value, form) for form in forms[:-1]):
+        if all(problem(value, form) for form in forms[:-1]):
             forms[-1](value, where)
 
     return check
 
 
-def list_of(form: Form, length: Optional[int] = None) -> Form:
-    """A list of values that are all of one form. length : how many."""
+def all_of(*forms: Form) -> Form:
+    """What each of the forms is."""
 
     def check(value: Any, where: str) -> None:
-        if not isinstance(value, list) or length not in (None, len(value)):
-            _raise(where, "a list" if length is None else f"a list of {length}", value)
+        for form in forms:
+            form(value, where)
+
+    return check
+
+
+def list_of(form: Form, length: Optional[int] = None, least: int = 0) -> Form:
+    """A list of values that are all of one form. length : how many. least : no fewer."""
+
+    def check(value: Any, where: str) -> None:
+        if not isinstance(value, list) or length not in (None, len(value)) or len(value) < least:
+            count = f"{least} or more" if length is None else f"{length}"
+            _raise(where, f"a list of {count}" if length or least else "a list", value)
         for i, each in enumerate(value):
             form(each, f"{where}[{i}]")
 

@@ -21,9 +21,11 @@ from typing import Any, Dict, List, Tuple, Union
 
 import numpy as np
 
+from log import schema
 from log.files import UNFINISHED, parse_json
 from model import ModelError
 from model.checkpoint import ndarray_file
+from model.checkpoint.forms import DESCRIPTION
 
 #: name -> numpy array.
 Arrays = Dict[str, np.ndarray]
@@ -115,6 +117,9 @@ class Description:
         if described.get("format") != _FORMAT:
             found = described.get("format")
             raise ModelError(f"{path}: format {found}, this script knows {_FORMAT}")
+        problem = schema.problem(described, DESCRIPTION)
+        if problem:
+            raise ModelError(f"{path}: damaged: {problem}")
         return cls(described["count"], described["files"], described["run"])
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
-from log.files import PathLike, name_part, part_of, read_file, write_part, write_whole
+from log.files import PathLike, name_part, open_file, part_of, read_file, write_part, write_whole
 from model import ModelError
 from model.checkpoint import ndarray_file
 from model.checkpoint.format import Arrays, Description, Generation, Names, Place, RunState
@@ -61,7 +61,7 @@ class SavedGenerations:
             for kind, path in self.names.described(place)
             if kind != "symbol"
         )
-        symbol_json = content["symbol"].decode()
+        symbol_json = content["symbol"].decode(errors="replace")
         return Generation(place, symbol_json, params, states, described.run, described.count)
 
     def _parse(self, path: Path, content: bytes) -> Arrays:
@@ -115,9 +115,9 @@ class SavedGenerations:
         if self.names.description(place).exists():
             return False
         try:
-            with open(self.names.states(place), "rb") as file:
+            with open_file(self.names.states(place), ModelError) as file:
                 return ndarray_file.has_magic(file.read(8))
-        except OSError:
+        except (OSError, ModelError):
             return False
 
     def _describe(self, place: Place) -> Description:
@@ -165,7 +165,7 @@ class Checkpoints(SavedGenerations):
             first = not symbol_path.exists()
             # Another symbol than before gets its name last: until then, the one that is there does
             # for the earlier generations, which know it. `lock` does it if a kill came between.
-            another = first or symbol_path.read_bytes() != symbol
+            another = first or read_file(symbol_path, ModelError) != symbol
             if another:
                 size += write_part(symbol_path, symbol)[1]
             if first:
@@ -273,7 +273,7 @@ class Checkpoints(SavedGenerations):
         part, in_order = part_of(self.names.symbol), self.in_order()
         if in_order and part.exists():
             expected = self._describe(in_order[-1]).files.get("symbol")
-            if hashlib.sha256(part.read_bytes()).hexdigest() == expected:
+            if hashlib.sha256(read_file(part, ModelError)).hexdigest() == expected:
                 name_part(self.names.symbol)
 
     @contextlib.contextmanager

@@ -5,10 +5,12 @@ import json
 from contextlib import suppress
 from typing import Any, Dict, List, NamedTuple, Optional
 
+from log import schema
 from log.files import read_file
 from log.notices import Notices
 from model import ModelError
 from model.checkpoint import Checkpoints, Generation, Place, ndarray_file
+from model.checkpoint.forms import RESUMABLE, RESUMABLE_WITHIN
 from model.job import JobError
 from model.job.cluster import Alone
 from model.network.params import check_unsliced
@@ -61,6 +63,7 @@ def find_generation(plan: Plan, checkpoints: Checkpoints, notices: Notices) -> O
         generation = checkpoints.load(place)
     else:
         generation = _newest(checkpoints, notices)
+    _check_resumable(generation, checkpoints)
     later = [place for place in places if place > generation.place]
     if later:
         notices.info(f"the checkpoints up to {later[-1]} are replaced as this run comes to them")
@@ -76,6 +79,20 @@ def _newest(checkpoints: Checkpoints, notices: Notices) -> Generation:
         reasons = "; ".join(passed_over)
         raise ModelError(f"{checkpoints.prefix}: no checkpoint of it can be used: {reasons}")
     return generation
+
+
+def _check_resumable(generation: Generation, checkpoints: Checkpoints) -> None:
+    """Raise ModelError if a generation lacks what a run needs to resume."""
+    run = generation.run
+    problem = schema.problem(run, RESUMABLE)
+    if generation.place.batch:
+        problem = problem or schema.problem(run, RESUMABLE_WITHIN)
+    for name, needed in (("first_update", "updates"), ("lr", "lr_epoch")):
+        if run.get(name) and run.get(needed) is None:
+            problem = problem or f"{name} without {needed}"
+    if problem:
+        path = checkpoints.names.description(generation.place)
+        raise ModelError(f"{path}: not a run that can be resumed: {problem}")
 
 
 def _refuse_sliced(plan: Plan, checkpoints: Checkpoints, places: List[Place]) -> None:
