@@ -15,9 +15,9 @@ from model import ModelError, devices
 from model.inference.images import Unreadable, image_paths, prepare_image, read_image
 from model.inference.preprocessing import prepared
 from model.network.errors import mxnet_errors
+from model.network.inference import bind_network
 from model.network.layers import features_symbol, is_xception
 from model.network.loading import Network, load_network
-from model.network.running import bind_network
 from model.network.scores import check_probabilities
 
 #: A class: its number, its name, its probability.

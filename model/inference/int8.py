@@ -18,10 +18,10 @@ from model import ModelError
 from model.checkpoint import Checkpoints, Place
 from model.inference.preprocessing import prepared
 from model.network.errors import mxnet_errors
+from model.network.inference import bind_network, inference_network
 from model.network.layers import is_int8, is_xception
 from model.network.loading import Network, load_network
 from model.network.params import numpy_params
-from model.network.running import bind_network, inference_network
 
 # How much fused operators may round otherwise, as a share of the largest output.
 _TOLERANCE = 1e-3
@@ -101,7 +101,7 @@ def quantize(
 def check_fusing(network: Network, batch: mx.io.DataBatch) -> None:
     """Raise ModelError if MXNet's fused operators, which int8 needs, don't compute `network`.
 
-    Those of MXNet 1.9.1 are wrong for some networks (`model.network.running.bind_as_it_is`).
+    Those of MXNet 1.9.1 are wrong for some networks (`model.network.inference.bind_as_it_is`).
     """
     shape = batch.data[0].shape
     outputs = []

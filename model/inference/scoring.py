@@ -16,8 +16,8 @@ from log.notices import Notices
 from model import ModelError, devices
 from model.inference.preprocessing import prepared
 from model.network.errors import mxnet_errors
+from model.network.inference import bind_network
 from model.network.loading import Network, load_network
-from model.network.running import bind_network
 from model.network.scores import Scores, check_probabilities, count_batch, predictions
 
 

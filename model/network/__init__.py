@@ -1,6 +1,6 @@
 """A network: its layers, the graph that is saved and the one that runs, its scores and its cost."""
 
+from model.network.inference import bind_for_inference
 from model.network.loading import Network, load_network
-from model.network.running import bind_for_inference
 
 __all__ = ["Network", "bind_for_inference", "load_network"]

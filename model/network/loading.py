@@ -10,16 +10,13 @@ from model import ModelError
 from model.checkpoint import Checkpoints, Place, ndarray_file
 from model.network.checking import load_symbol
 from model.network.layers import is_xception, with_head_named
-from model.network.params import (  # noqa: F401
+from model.network.params import (
     Entries,
     NDArrays,
     check_finite,
     check_params,
     check_unsliced,
-    initial_params,
     ndarray_params,
-    numpy_params,
-    parameter_shapes,
 )
 
 #: Numbers for R, G, B.

@@ -6,24 +6,19 @@ saved      portable: true channel counts, plain operators, float32
 running    fast: whole vectors of channels, fused operators, half precision if asked for
 """
 
-import io
-from contextlib import redirect_stdout
-from typing import Dict, List, Optional, Tuple
+import re
+from typing import Any, List, Optional, Tuple
 
 import mxnet as mx
 import numpy as np
 
-from model import ModelError
 from model.network import rewriting
-from model.network.checking import check_runs
 from model.network.errors import mxnet_errors
 from model.network.graph import Graph
-from model.network.layers import is_int8, is_xception
-from model.network.loading import Network
 from model.network.params import (
     Entries,
     NDArrays,
-    check_image_shape,
+    initial_params,
     ndarray_params,
     numpy_params,
     parameter_shapes,
@@ -33,7 +28,8 @@ from model.network.params import (
 #: (Micikevicius et al. 2018, "Mixed precision training", section 3.2, where 8 to 32,768 did).
 LOSS_SCALE = 128
 
-Shape = Tuple[int, ...]
+# Images that MXNet plans memory for; what is between the layers grows with their number.
+_PLANNED_IMAGES = 4
 
 
 class RunningNetwork:
@@ -107,141 +103,90 @@ class RunningNetwork:
         return {entry: self.pad(entry, array) for entry, array in params.items()}
 
 
-def bind_network(
-    network: Network, data_shape: Shape, contexts: List[mx.Context], dtype: str = "float32"
-) -> mx.mod.Module:
-    """Return `bind_for_inference` of a checkpoint's network.
+class RunningModule(mx.mod.Module):
+    """Module that trains the running network of a saved Xception.
 
-    Raises ModelError if MXNet can't run it, or dies of it, or if it has not an output of the shape
-    (N, classes or features).
+    Parameters go in and come out as those of the network as it is saved; `saved_form` and
+    `running_form` do the same for whatever has a parameter's shape.
+
+    symbol : the network as it is saved. context, dtype, memonger : as for `RunningNetwork`, the
+    device of the first context. kwargs : as for mx.mod.Module.
+
+    loss_scale : what the gradients are multiplied by.
     """
-    is_known = network.run or is_xception(network.symbol)
-    if not is_known:
-        check_runs(network.symbol, data_shape, network.source)
-    try:
-        module = bind_for_inference(
-            network.symbol, network.arg_params, network.aux_params, data_shape, contexts, dtype
-        )
-    except ModelError as error:
-        raise ModelError(f"{network.source}: {error}") from None
-    ((_, shape),) = module.output_shapes
-    if len(shape) != 2 or shape[0] != data_shape[0]:
-        raise ModelError(f"{network.source}: its output has the shape {shape}, not (N, classes)")
-    return module
+
+    def __init__(
+        self,
+        symbol: mx.sym.Symbol,
+        context: List[mx.Context],
+        dtype: str = "float32",
+        memonger: bool = False,
+        **kwargs: Any,
+    ):
+        self._saved = symbol
+        self._running = RunningNetwork(symbol, context[0].device_type, dtype, memonger=memonger)
+        self.loss_scale = LOSS_SCALE if dtype == "float16" else 1
+        super().__init__(self._running.symbol, context=context, **kwargs)
+
+    def init_params(
+        self,
+        initializer: Optional[mx.init.Initializer] = None,
+        arg_params: Optional[NDArrays] = None,
+        aux_params: Optional[NDArrays] = None,
+        allow_missing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        params = numpy_params(arg_params or {}, aux_params or {})
+        if arg_params is None or allow_missing:
+            # Of the saved shapes: how widely a weight is drawn depends on its shape.
+            params = {**numpy_params(*initial_params(self._saved, initializer)), **params}
+        padded = {entry: self._running.pad(entry, array) for entry, array in params.items()}
+        arg_params, aux_params = ndarray_params(padded)
+        super().init_params(None, arg_params, aux_params, **kwargs)
+
+    def get_params(self) -> Tuple[NDArrays, NDArrays]:
+        params = numpy_params(*super().get_params())
+        return ndarray_params({e: self._running.crop(e, array) for e, array in params.items()})
+
+    def saved_form(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return `array`, of the shape in which parameter `name` runs, in that in which it is
+        saved."""
+        return self._running.crop(self._entry(name), array)
+
+    def running_form(self, name: str, array: np.ndarray) -> np.ndarray:
+        """Return `array`, of the shape in which parameter `name` is saved, in that in which it
+        runs."""
+        return self._running.pad(self._entry(name), array)
+
+    def saved_shape(self, name: str) -> Tuple[int, ...]:
+        return self._running.saved_shapes[self._entry(name)]
+
+    def _entry(self, name: str) -> str:
+        return f"{'aux' if name in self._exec_group.aux_names else 'arg'}:{name}"
 
 
-def bind_for_inference(
+def planned_bytes(
     symbol: mx.sym.Symbol,
-    arg_params: NDArrays,
-    aux_params: NDArrays,
-    data_shape: Shape,
-    contexts: List[mx.Context],
-    dtype: str = "float32",
-) -> mx.mod.Module:
-    """Return a module that computes the network's output, for these parameters alone.
-
-    symbol, arg_params, aux_params : the network as it is saved. data_shape : (N, 3, H, W).
-    contexts : devices, which divide the N images evenly. dtype : as for `RunningNetwork`; networks
-    that are no Xception run in what they were made for. Raises ModelError.
-    """
-    with mxnet_errors("MXNet can't run it"):
-        if is_xception(symbol):
-            return _bind_xception(symbol, arg_params, aux_params, data_shape, contexts, dtype)
-        if dtype != "float32" and not is_int8(symbol):
-            raise ModelError(f"not this script's network: it runs in float32, not in {dtype}")
-        return bind_as_it_is(symbol, data_shape, contexts, (arg_params, aux_params))
-
-
-def _bind_xception(
-    symbol: mx.sym.Symbol,
-    arg_params: NDArrays,
-    aux_params: NDArrays,
-    data_shape: Shape,
-    contexts: List[mx.Context],
+    data_shape: Tuple[int, ...],
+    device_type: str,
     dtype: str,
-) -> mx.mod.Module:
-    check_image_shape(symbol, data_shape[1:])
-    network = RunningNetwork(symbol, contexts[0].device_type, dtype, for_training=False)
-    # SoftmaxOutput has an input for labels, which inference does not read.
-    labels = [name for name in symbol.list_arguments() if name == "softmax_label"]
-    module = mx.mod.Module(network.symbol, context=contexts, label_names=labels)
-    label_shapes = [(name, data_shape[:1]) for name in labels] or None
-    module.bind([("data", tuple(data_shape))], label_shapes, for_training=False)
+    memonger: bool = False,
+    for_training: bool = True,
+) -> int:
+    """Return the bytes that MXNet plans for what is between the layers of the running network.
 
-    running = ndarray_params(network.inference_params(numpy_params(arg_params, aux_params)))
-    if dtype != "float32":
-        _cast_params(running, network.symbol, dtype)
-    module.set_params(*running)
-    return module
-
-
-def inference_network(
-    symbol: mx.sym.Symbol, arg_params: NDArrays, aux_params: NDArrays
-) -> Tuple[mx.sym.Symbol, NDArrays, NDArrays]:
-    """Return the network as it runs on CPUs for inference in float32; other networks than Xceptions
-    as they are. The arguments are those of `bind_for_inference`."""
-    if not is_xception(symbol):
-        return symbol, arg_params, aux_params
-    network = RunningNetwork(symbol, for_training=False)
-    running = ndarray_params(network.inference_params(numpy_params(arg_params, aux_params)))
-    return (network.symbol, *running)
-
-
-def bind_as_it_is(
-    symbol: mx.sym.Symbol,
-    data_shape: Shape,
-    contexts: List[mx.Context],
-    params: Optional[Tuple[NDArrays, NDArrays]] = None,
-) -> mx.mod.Module:
-    """Return a module that computes `symbol` with MXNet's own operators.
-
-    params : (arg_params, aux_params), None for zeros. Raises ModelError if their
-    shapes don't fit, and RuntimeError if MXNet can't bind the network.
+    The arguments are those of `RunningNetwork`; data_shape : (N, 3, H, W). It is bound to the CPU,
+    whatever runs it. Nothing is written to, so no page of it is taken. Raises ModelError.
     """
-    with redirect_stdout(io.StringIO()):  # to which MXNet prints arguments before it raises
-        args, _, auxs = symbol.infer_shape(data=tuple(data_shape))
-    if args is None:
-        raise ModelError("the shapes of its layers do not follow from the images'")
-    shapes = dict(zip(symbol.list_arguments(), args))
-    labels = [name for name in shapes if name.endswith("label")]
-    weights = [name for name in shapes if name not in ("data", *labels)]
-    aux_shapes = dict(zip(symbol.list_auxiliary_states(), auxs))
-    if params is None:
-        zeros = {name: mx.nd.zeros(shapes[name]) for name in weights}
-        params = zeros, {name: mx.nd.zeros(shape) for name, shape in aux_shapes.items()}
-    _check_shapes({**shapes, **aux_shapes}, params)
-    # In a module for inference, MXNet 1.9.1 fuses operators on CPUs, and not always rightly: a relu
-    # after a BatchNorm changes what others read of the BatchNorm. In one for training it does not;
-    # the gradient of one parameter makes it that. In int8 the operators are fused ones.
-    for_training = bool(weights) and not is_int8(symbol)
-    module = mx.mod.Module(
-        symbol, context=contexts, label_names=labels, fixed_param_names=weights[:-1]
-    )
-    label_shapes = [(name, shapes[name]) for name in labels] or None
-    module.bind([("data", tuple(data_shape))], label_shapes, for_training=for_training)
-    module.set_params(*params)
-    return module
-
-
-def _check_shapes(shapes: Dict[str, Shape], params: Tuple[NDArrays, NDArrays]) -> None:
-    for kind, arrays in zip(("arg", "aux"), params):
-        for name, array in arrays.items():
-            if array.shape != shapes[name]:
-                raise ModelError(
-                    f"{kind}:{name} has the shape {array.shape}, for such images it must be "
-                    f"{shapes[name]}: give another --image-shape?"
-                )
-
-
-def _cast_params(params: Tuple[NDArrays, NDArrays], symbol: mx.sym.Symbol, half: str) -> None:
-    """Cast those of `params` to `half` that the variables of `symbol` have in it."""
-    attributes = symbol.attr_dict()
-    for arrays in params:
-        for name in arrays:
-            if attributes.get(name, {}).get("__dtype__") == rewriting.TYPE_CODES[half]:
-                arrays[name] = mx.nd.amp_cast(arrays[name], dtype=_numpy_type(half))
-
-
-def _numpy_type(dtype: str) -> np.dtype:
-    # numpy has no bfloat16: this is how MXNet names it.
-    return np.dtype([("bfloat16", np.uint16)]) if dtype == "bfloat16" else np.dtype(dtype)
+    network = RunningNetwork(symbol, device_type, dtype, for_training, memonger).symbol
+    images = min(_PLANNED_IMAGES, data_shape[0])
+    inputs = {"data": (images, *data_shape[1:]), "softmax_label": (images,)}
+    gradients = {
+        name: "write" if for_training and name not in inputs else "null"
+        for name in network.list_arguments()
+    }
+    with mxnet_errors(f"{images} images of {data_shape[1:]}"):
+        executor = network.simple_bind(mx.cpu(), grad_req=gradients, **inputs)
+    total = re.search(r"Total (\d+) MB allocated", executor.debug_str())
+    assert total, "MXNet's debug_str has another form"
+    return (int(total[1]) << 20) * data_shape[0] // images

@@ -14,7 +14,7 @@ def main() -> int:
     mx = import_mxnet()
     from model.network.checking import REFUSED
     from model.network.errors import mxnet_errors
-    from model.network.running import bind_as_it_is
+    from model.network.inference import bind_as_it_is
 
     shape = json.loads(sys.argv[1])
     try:

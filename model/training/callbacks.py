@@ -10,7 +10,7 @@ from log.report import Report
 from model import ModelError, mxnet_reason
 from model.checkpoint import Place
 from model.job.cluster import Alone
-from model.network.loading import numpy_params
+from model.network.params import numpy_params
 from model.training.batches import ValidationImages
 from model.training.checks import FiniteChecks
 from model.training.figures import Figures

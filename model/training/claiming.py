@@ -8,7 +8,7 @@ import mxnet as mx
 from log.notices import Notices
 from model.checkpoint import Generation
 from model.job.cluster import Alone
-from model.network.loading import parameter_shapes
+from model.network.params import parameter_shapes
 from model.plan import Plan
 from model.training.average import AveragedCheckpoints
 from model.training.resume import agree_on_generation

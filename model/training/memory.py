@@ -10,12 +10,10 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 import mxnet as mx
 
 from log.files import PathLike
-from model import ModelError, mxnet_reason
+from model import ModelError
 from model.network.params import parameter_shapes
-from model.network.running import RunningNetwork
+from model.network.running import planned_bytes
 
-# Images that MXNet plans for here; the memory between the layers grows with their number.
-_PLANNED_IMAGES = 4
 _FLOAT = 4
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -49,7 +47,7 @@ def needed(
     validates : after each epoch there is a network for inference, too.
     """
     device_type = contexts[0].device_type
-    activations = _planned(symbol, data_shape, device_type, dtype, memonger, True)
+    activations = planned_bytes(symbol, data_shape, device_type, dtype, memonger)
     params = _FLOAT * sum(map(math.prod, parameter_shapes(symbol).values()))
     batch = _FLOAT * math.prod(data_shape)
     unplanned = resident() + _LIBRARIES + _COPIES * params + batch
@@ -59,7 +57,9 @@ def needed(
     certain = activations + len(contexts) * 2 * params
     states = len(contexts) * (arrays - 1) * params
     # For inference in float32, whatever training runs in.
-    scoring = _planned(symbol, data_shape, "cpu", "float32", False, False) if validates else 0
+    scoring = 0
+    if validates:
+        scoring = planned_bytes(symbol, data_shape, "cpu", "float32", for_training=False)
     again = int(_COMPUTED_AGAIN * activations) if memonger else 0
     return Need(certain, certain + states + again + scoring + unplanned)
 
@@ -71,34 +71,6 @@ _LIBRARIES = 400 << 20
 _COPIES = 9
 # With memonger, the share of the plan that is computed again and not in it.
 _COMPUTED_AGAIN = 0.2
-
-
-def _planned(
-    symbol: mx.sym.Symbol,
-    data_shape: Tuple[int, ...],
-    device_type: str,
-    dtype: str,
-    memonger: bool,
-    for_training: bool,
-) -> int:
-    """Return the bytes that MXNet plans for what is between the layers.
-
-    It is bound to the CPU, whatever runs it. Nothing is written to, so no page of it is taken.
-    """
-    network = RunningNetwork(symbol, device_type, dtype, for_training, memonger).symbol
-    images = min(_PLANNED_IMAGES, data_shape[0])
-    inputs = {"data": (images, *data_shape[1:]), "softmax_label": (images,)}
-    gradients = {
-        name: "write" if for_training and name not in inputs else "null"
-        for name in network.list_arguments()
-    }
-    try:
-        executor = network.simple_bind(mx.cpu(), grad_req=gradients, **inputs)
-    except mx.base.MXNetError as error:
-        raise ModelError(f"{images} images of {data_shape[1:]}: {mxnet_reason(error)}") from None
-    total = re.search(r"Total (\d+) MB allocated", executor.debug_str())
-    assert total, "MXNet's debug_str has another form"
-    return (int(total[1]) << 20) * data_shape[0] // images
 
 
 def resident() -> int:

@@ -6,8 +6,8 @@ import mxnet as mx
 import numpy as np
 
 from model.job.cluster import Alone
-from model.network.params import initial_params, ndarray_params, numpy_params
-from model.network.running import LOSS_SCALE, RunningNetwork
+from model.network.params import ndarray_params, numpy_params
+from model.network.running import RunningModule
 from model.training import state
 from model.training.average import Average, averaged, what_is_averaged
 from model.training.finetune import frozen_params, training_symbol
@@ -16,48 +16,16 @@ from model.training.run import Run
 Params = Dict[str, mx.nd.NDArray]
 
 
-class PaddedModule(mx.mod.Module):
-    """Module whose parameters go in and come out as those of the network as it is saved. What runs
-    is its `RunningNetwork`, with padded channels.
+class SynchronizedModule(RunningModule):
+    """Module whose parameters come out the same on all workers.
 
-    symbol : the network as it is saved. dtype, memonger : as for `RunningNetwork`.
-    cluster : the workers that train it: all of them call `get_params`.
-    kwargs : as for mx.mod.Module.
+    cluster : the workers that train it: all of them call `get_params`. The other arguments are
+    those of RunningModule.
     """
 
-    def __init__(
-        self,
-        symbol: mx.sym.Symbol,
-        context: List[mx.Context],
-        dtype: str,
-        memonger: bool,
-        cluster: Alone,
-        **kwargs: Any,
-    ):
+    def __init__(self, *args: Any, cluster: Alone, **kwargs: Any):
         self._cluster = cluster
-        self._saved = symbol
-        self._running = RunningNetwork(symbol, context[0].device_type, dtype, memonger=memonger)
-        super().__init__(self._running.symbol, context=context, **kwargs)
-
-    def init_params(
-        self,
-        initializer: Optional[mx.init.Initializer] = None,
-        arg_params: Optional[Params] = None,
-        aux_params: Optional[Params] = None,
-        allow_missing: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        params = numpy_params(arg_params or {}, aux_params or {})
-        if arg_params is None or allow_missing:
-            # Of the saved shapes: how widely a weight is drawn depends on its shape.
-            params = {**numpy_params(*initial_params(self._saved, initializer)), **params}
-        padded = {entry: self._running.pad(entry, array) for entry, array in params.items()}
-        arg_params, aux_params = ndarray_params(padded)
-        super().init_params(None, arg_params, aux_params, **kwargs)
-
-    def get_params(self) -> Tuple[Params, Params]:
-        params = numpy_params(*super().get_params())
-        return ndarray_params({e: self._running.crop(e, array) for e, array in params.items()})
+        super().__init__(*args, **kwargs)
 
     def all_finite(self) -> bool:
         """Return whether no parameter of the first device is NaN or infinite."""
@@ -83,17 +51,8 @@ class PaddedModule(mx.mod.Module):
         """Each moving statistic on each device."""
         return dict(zip(self._exec_group.aux_names, self._exec_group.aux_arrays))
 
-    def _entry(self, name: str) -> str:
-        return f"{'aux' if name in self._exec_group.aux_names else 'arg'}:{name}"
 
-    def _crop(self, name: str, array: np.ndarray) -> np.ndarray:
-        return self._running.crop(self._entry(name), array)
-
-    def _pad(self, name: str, array: np.ndarray) -> np.ndarray:
-        return self._running.pad(self._entry(name), array)
-
-
-class ResumableModule(PaddedModule):
+class ResumableModule(SynchronizedModule):
     """Module that computes the same from the same state, and gives all of its state.
 
     Batches carry `batch.seed`: it decides what dropout draws for them. Those of data.mixing have
@@ -121,7 +80,6 @@ class ResumableModule(PaddedModule):
         ema: float = 0,
         cluster: Optional[Alone] = None,
     ):
-        self._loss_scale = LOSS_SCALE if dtype == "float16" else 1
         self._accumulate, self._batches = accumulate, batches
         self._update_is_due = True
         self._main_labels: Optional[list] = None
@@ -130,7 +88,7 @@ class ResumableModule(PaddedModule):
         self._average: Optional[Average] = None
         self._states_to_restore: Optional[state.Arrays] = None
         super().__init__(
-            symbol, context, dtype, memonger, cluster or Alone(), fixed_param_names=frozen
+            symbol, context, dtype, memonger, cluster=cluster or Alone(), fixed_param_names=frozen
         )
 
     # A step of training
@@ -157,7 +115,7 @@ class ResumableModule(PaddedModule):
                 return
             self._optimizer.rescale_grad = self._rescale_grad / batches
         self._cluster.add_up(gradients)
-        if self._loss_scale > 1 and not all(map(_all_finite, zip(*gradients.values()))):
+        if self.loss_scale > 1 and not all(map(_all_finite, zip(*gradients.values()))):
             return self._count_update()
         super().update()
         if self._average:
@@ -188,7 +146,7 @@ class ResumableModule(PaddedModule):
 
     def init_optimizer(self, *args: Any, **kwargs: Any) -> None:
         super().init_optimizer(*args, **kwargs)
-        self._optimizer.rescale_grad /= self._loss_scale
+        self._optimizer.rescale_grad /= self.loss_scale
         if not self._cluster.updates_on_servers:
             self._optimizer.rescale_grad /= self._cluster.workers
         self._rescale_grad = self._optimizer.rescale_grad
@@ -221,7 +179,7 @@ class ResumableModule(PaddedModule):
         """The average's state; of moving statistics, which differ by worker, that of worker 0."""
         if not self._average:
             return {}
-        arrays = self._average.state(self._crop)
+        arrays = self._average.state(self.saved_form)
         statistics = self._exec_group.aux_names
         differ = {name: array for name, array in arrays.items() if name[:-1] in statistics}
         return {**arrays, **state.broadcast_arrays(differ, 0, self._cluster)}
@@ -234,12 +192,12 @@ class ResumableModule(PaddedModule):
         arrays: state.Arrays = {}
         updater = self._any_updater()
         if updater:
-            arrays.update(state.optimizer_arrays(updater, self._parameters(), self._crop))
+            arrays.update(state.optimizer_arrays(updater, self._parameters(), self.saved_form))
         if not at_epoch_end:
             devices = state.statistics_of_all(self._statistics(), self._cluster)
-            arrays.update(state.statistics_arrays(devices, self._crop))
+            arrays.update(state.statistics_arrays(devices, self.saved_form))
         if self._sums:
-            arrays.update(self._sums.arrays(self._crop))
+            arrays.update(self._sums.arrays(self.saved_form))
         return {**arrays, **self._average_arrays()}
 
     def restore_states(self, states: Optional[state.Arrays]) -> None:
@@ -250,12 +208,12 @@ class ResumableModule(PaddedModule):
         updater = self._any_updater()
         if updater:
             trained = [p for p in self._parameters() if p.name not in self._fixed_param_names]
-            state.restore_optimizer(updater, self._optimizer, trained, arrays, self._pad)
-        state.restore_statistics(self._statistics(), arrays, self._pad, self._cluster)
+            state.restore_optimizer(updater, self._optimizer, trained, arrays, self.running_form)
+        state.restore_statistics(self._statistics(), arrays, self.running_form, self._cluster)
         if self._sums:
-            self._sums.restore(arrays, self._pad)
+            self._sums.restore(arrays, self.running_form)
         if self._average:
-            self._average.restore(arrays, self._pad)
+            self._average.restore(arrays, self.running_form)
 
     def _parameters(self) -> List[state.Parameter]:
         group, devices = self._exec_group, len(self._context)
@@ -263,7 +221,7 @@ class ResumableModule(PaddedModule):
         for index, (name, block) in enumerate(zip(group.param_names, group.param_arrays)):
             first = index * devices
             keys = [name] if self._update_on_kvstore else list(range(first, first + devices))
-            shape = self._running.saved_shapes[f"arg:{name}"]
+            shape = self.saved_shape(name)
             found.append(state.Parameter(name, keys, block[0], shape))
         return found
 

@@ -6,7 +6,7 @@ from typing import Dict, Optional, Tuple
 import mxnet as mx
 
 from model.checkpoint import Generation, Place
-from model.network.loading import ndarray_params
+from model.network.params import ndarray_params
 from model.training.average import averaged
 from model.training.optimizers import Method, kind_of_states
 from model.training.schedule import Updates

@@ -10,7 +10,7 @@ import mxnet as mx
 from log.report import Report
 from model.checkpoint import Place
 from model.job.cluster import Alone
-from model.network.running import bind_for_inference
+from model.network.inference import bind_for_inference
 from model.network.scores import evaluate, values_of
 from model.training.stopping import Stopping
 

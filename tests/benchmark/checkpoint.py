@@ -16,7 +16,7 @@ import mxnet as mx
 
 import symbol_xception
 from model.checkpoint import Checkpoints, Place
-from model.network.loading import numpy_params
+from model.network.params import numpy_params
 from model.training.module import ResumableModule
 
 

@@ -53,7 +53,7 @@ def add_up(in_order, filters, batches):
 
     from model.job import joining
     from model.job import sums as kvstore
-    from model.network import loading as network
+    from model.network import params as network
     from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
 
     os.environ["DMLC_ROLE"] = role

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from model.checkpoint import Checkpoints, ndarray_file
-from model.network.loading import numpy_params
+from model.network.params import numpy_params
 from model.training.module import ResumableModule
 from symbol_xception import get_xception_symbol
 from tests.networks import THIN

@@ -17,7 +17,7 @@ from data.packing.writer import encode_png, write_records
 from model import evaluate
 from model.checkpoint import Checkpoints, Place
 from model.network import scores
-from model.network.loading import numpy_params
+from model.network.params import numpy_params
 from tests.runs import ROOT
 
 SMALL = (8, 8, 8, 8, 8, 8, 12)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import symbol_xception
 from model import ModelError
 from model.checkpoint import Checkpoints, Place, ndarray_file
-from model.network.loading import check_params
+from model.network.params import check_params
 from model.training.finetune import frozen_params, training_symbol
 from model.training.module import ResumableModule, ndarray_params, numpy_params
 from model.training.schedule import Schedule

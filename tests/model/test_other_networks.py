@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mxnet.gluon.model_zoo import vision
 
-import model.network.running
+import model.network.inference
 from data.packing.writer import encode_png, write_records
 from model import evaluate, predict, quantize
 from model.convert.__main__ import main as convert
@@ -39,7 +39,7 @@ def val(tmp_path_factory):
 @pytest.fixture
 def trusted(monkeypatch):
     """The networks here are known to be harmless: without a process that tries each."""
-    monkeypatch.setattr(model.network.running, "check_runs", lambda *_: None)
+    monkeypatch.setattr(model.network.inference, "check_runs", lambda *_: None)
 
 
 # Networks of other kinds

@@ -11,9 +11,10 @@ import pytest
 from data.iterators import EpochIter
 from model.devices import has_bfloat16
 from model.network import rewriting
+from model.network.inference import bind_for_inference
 from model.network.loading import load_network
 from model.network.params import initial_params, ndarray_params, numpy_params
-from model.network.running import RunningNetwork, bind_for_inference
+from model.network.running import RunningNetwork
 from model.training.module import ResumableModule
 from symbol_xception import get_xception_symbol
 from tests.networks import save_network

@@ -15,7 +15,7 @@ import symbol_xception
 from log.notices import Notices
 from model import ModelError, evaluate
 from model.checkpoint import Checkpoints, Generation, Place, ndarray_file
-from model.network.loading import ndarray_params, numpy_params
+from model.network.params import ndarray_params, numpy_params
 from model.plan import Plan
 from model.training.average import Average, AveragedCheckpoints
 from model.training.finetune import training_symbol

@@ -68,8 +68,9 @@ def inference_module(args, symbol, shape):
 
     if args.variant == "project":
         from model.inference.int8 import quantize
-        from model.network.loading import Network, initial_params
-        from model.network.running import bind_for_inference
+        from model.network.inference import bind_for_inference
+        from model.network.loading import Network
+        from model.network.params import initial_params
 
         network = (symbol, *initial_params(symbol, mx.init.Xavier()))
         if args.dtype == "int8":

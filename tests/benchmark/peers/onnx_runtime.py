@@ -12,7 +12,8 @@ def export(filters, image_shape, path):
 
     import symbol_xception
     from model.convert import onnx
-    from model.network.loading import Network, initial_params
+    from model.network.loading import Network
+    from model.network.params import initial_params
 
     symbol = symbol_xception.get_xception_symbol(worker.NUM_CLASSES, filters)
     network = Network(symbol, *initial_params(symbol, mx.init.Xavier()))
