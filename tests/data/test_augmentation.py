@@ -5,6 +5,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from data.inspect import Images
 from model.checkpoint import Place
 from model.job.cluster import Alone
 from model.plan import Plan
@@ -50,7 +51,8 @@ def images_of(rec, flags):
     level += "--max-random-h=0 --max-random-s=0 --max-random-l=0 "
     plain = level if "resized" in flags else PLAIN
     plan = Plan.of((plain + flags).split())
-    batch = training_iter(plan, origin_of(plan, None), rec, Place(0), 1, Alone()).next()
+    images = Images(str(rec), None, COUNT, 0, 1, None, None)
+    batch = training_iter(plan, origin_of(plan, None), images, Place(0), 1, Alone()).next()
     return batch.data[0].asnumpy().transpose(0, 2, 3, 1).astype(float)
 
 
