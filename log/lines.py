@@ -103,7 +103,10 @@ class _AboveBars(logging.StreamHandler):
         from tqdm import tqdm
 
         try:
-            tqdm.write(self.format(record), file=self.stream)
+            # The bar is on sys.stdout: `self.stream` may be another object of the same terminal.
+            with tqdm.external_write_mode(file=sys.stdout):
+                self.stream.write(self.format(record) + self.terminator)
+                self.flush()
         except Exception:
             self.handleError(record)
 
