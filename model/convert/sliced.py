@@ -13,21 +13,23 @@ and that of the older converters from Keras, with Keras' layer names and no bias
 import json
 import re
 from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
-from log.files import read_file, read_text
+from log.files import PathLike, read_file, read_text
 from model import ModelError
 from model.checkpoint import ndarray_file
+from model.checkpoint.format import Arrays
 from model.network.checking import load_symbol
-from model.network.layers import HEAD, KERAS_HEAD, layers, shortcut_names
+from model.network.layers import HEAD, KERAS_HEAD, Layer, layers, shortcut_names
 
 _2017, _KERAS = "2017", "keras"
 _SLICE = re.compile(r"arg:.*_depthwise_kernel(_?)\d+_weight")
 _ENTRY = re.compile(r"(arg:|aux:)(.+)(_(?:weight|bias|gamma|beta|moving_mean|moving_var))")
 
 
-def read(prefix, epoch: int) -> tuple:
+def read(prefix: PathLike, epoch: int) -> Tuple[Arrays, Dict[str, Any], bool]:
     """Return (entries, arguments of get_xception_symbol, whether Keras trained it).
 
     The entries (``arg:NAME``, ``aux:NAME``) are float32 arrays of the network without slices: the
@@ -53,14 +55,14 @@ def read(prefix, epoch: int) -> tuple:
     return params, arguments, naming == _KERAS
 
 
-def _naming(arrays):
+def _naming(arrays: Arrays) -> Optional[str]:
     for name in arrays:
         if match := _SLICE.fullmatch(name):
             return _2017 if match[1] else _KERAS
     return None
 
 
-def _with_names_of_today(arrays) -> dict:
+def _with_names_of_today(arrays: Arrays) -> Arrays:
     """`arrays` with the shortcuts' layers named as `model.network.layers` has them."""
     parts = {entry: match.groups() for entry in arrays if (match := _ENTRY.fullmatch(entry))}
     names = shortcut_names({layer for _, layer, _ in parts.values()})
@@ -72,7 +74,7 @@ def _with_names_of_today(arrays) -> dict:
     return {renamed.get(entry, entry): array for entry, array in arrays.items()}
 
 
-def _names(layer, naming) -> tuple:
+def _names(layer: Layer, naming: str) -> Tuple[str, str, str]:
     """(each kernel's name but for its number, the convolution before the BatchNorm, that)."""
     if naming == _2017:
         return f"{layer.depthwise}_", layer.pointwise, f"{layer.name}_bn"
@@ -81,7 +83,7 @@ def _names(layer, naming) -> tuple:
     return kernels, layer.keras_name + pointwise, layer.keras_norm
 
 
-def _filters(arrays, naming, path) -> tuple:
+def _filters(arrays: Arrays, naming: str, path: Path) -> Tuple[int, ...]:
     """f0..f6, as the layers' weights have them."""
     by_name = {layer.name: layer for layer in layers((2,) * 7)}
     found = []
@@ -96,10 +98,10 @@ def _filters(arrays, naming, path) -> tuple:
     return tuple(found)
 
 
-def _joined(arrays, filter_list, naming, path) -> dict:
+def _joined(arrays: Arrays, filter_list: Sequence[int], naming: str, path: Path) -> Arrays:
     left = dict(arrays)
 
-    def take(entry, shape, optional=False):
+    def take(entry: str, shape: Tuple[int, ...], optional: bool = False) -> np.ndarray:
         array = left.pop(entry, None)
         if array is None and optional:
             return np.zeros(shape, np.float32)
@@ -124,9 +126,8 @@ def _joined(arrays, filter_list, naming, path) -> dict:
             biases = [take(f"{name}_bias", (1,), optional=True) for name in single]
             # The pointwise weights W make W·b of the depthwise biases b.
             bias += weight[:, :, 0, 0].astype(np.float64) @ np.concatenate(biases)
-        shape = (layer.num_filter,)
         for entry in ("arg:{}_gamma", "arg:{}_beta", "aux:{}_moving_mean", "aux:{}_moving_var"):
-            params[entry.format(f"{layer.name}_bn")] = take(entry.format(norm), shape)
+            params[entry.format(f"{layer.name}_bn")] = take(entry.format(norm), shape[:1])
         mean = f"aux:{layer.name}_bn_moving_mean"
         params[mean] = (params[mean] - bias).astype(np.float32)
     head = KERAS_HEAD if f"arg:{KERAS_HEAD}_bias" in left else HEAD
@@ -139,7 +140,7 @@ def _joined(arrays, filter_list, naming, path) -> dict:
     return params
 
 
-def _read_symbol(path) -> tuple:
+def _read_symbol(path: Path) -> Tuple[Dict[str, Any], bool]:
     """Return (padding, epsilon and momentum as get_xception_symbol takes them, whether gamma is
     fixed)."""
     symbol = load_symbol(read_text(path, ModelError), path)
