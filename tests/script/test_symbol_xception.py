@@ -1,9 +1,7 @@
-"""symbol_xception.py: structure, arguments, and the function of the 2017 network."""
+"""symbol_xception.py: structure and arguments."""
 
 import json
-import multiprocessing
 import re
-from concurrent.futures import ProcessPoolExecutor
 
 import mxnet as mx
 import numpy as np
@@ -16,32 +14,8 @@ from symbol_xception import (
     get_symbol,
     get_xception_symbol,
 )
-
-SMALL = (8, 8, 8, 12, 12, 16, 16)
-
-
-def layers(filters):
-    """The 2017 script's layers before the classifier: (kind, name, in, out channels)."""
-    f0, f1, f2, f3, f4, f5, f6 = filters
-    table = [
-        ("conv3", "Entry_flow_b1_conv1", 3, f0 // 2),
-        ("conv3", "Entry_flow_b1_conv2", f0 // 2, f0),
-    ]
-    for block, first, middle, last in (
-        ("Entry_flow_b2", f0, f1, f1),
-        ("Entry_flow_b3", f1, f2, f2),
-        ("Entry_flow_b4", f2, f3, f3),
-        ("Exit_flow_b5", f3, f3, f4),
-    ):
-        table += [
-            ("conv1", f"{block}_conv1", first, last),
-            ("sep", f"{block}_sepconv1", first, middle),
-            ("sep", f"{block}_sepconv2", middle, last),
-        ]
-    for i in range(8):
-        table += [("sep", f"Middle_flow_block_{i}_sepconv{j}", f3, f3) for j in (1, 2, 3)]
-    table += [("sep", "Exit_flow_b6_sepconv1", f4, f5), ("sep", "Exit_flow_b6_sepconv2", f5, f6)]
-    return table
+from tests.network_of_2017 import layers
+from tests.networks import SMALL, bind, train
 
 
 def expected_shapes(filters, num_classes):
@@ -264,34 +238,6 @@ def test_called_as_by_mxnets_image_classification_scripts():
 # Function
 
 
-def bind(net, shape, dtype="float32", seed=0):
-    """An executor with random parameters, data and labels."""
-    random = np.random.RandomState(seed)
-    types = {name: dtype for name in net.list_arguments()}
-    executor = net.simple_bind(mx.cpu(), data=shape, type_dict=types)
-    for name, array in sorted({**executor.arg_dict, **executor.aux_dict}.items()):
-        if name == "data":
-            value = random.uniform(0, 255, array.shape)
-        elif name == "softmax_label":
-            value = random.randint(0, 7, array.shape)
-        elif name.endswith(("gamma", "moving_var")):
-            value = random.uniform(0.5, 1.5, array.shape)
-        else:
-            fan_in = max(1, int(np.prod(array.shape[1:])))
-            value = random.normal(0, (2 / fan_in) ** 0.5, array.shape)
-        array[:] = mx.nd.array(value, dtype=dtype)
-    return executor
-
-
-def train(executor, seed=5):
-    """(output, {name: gradient}) of a training step."""
-    mx.random.seed(seed)
-    (output,) = executor.forward(is_train=True)
-    executor.backward()
-    gradients = {k: v.asnumpy() for k, v in executor.grad_dict.items() if k != "softmax_label"}
-    return output.asnumpy(), gradients
-
-
 def test_dropout_in_training_only():
     executor = bind(get_xception_symbol(7, SMALL, dropout=0.5, bn_mom=0), (4, 3, 32, 32))
 
@@ -336,177 +282,3 @@ def test_memonger_gives_the_same_bits_in_less_memory():
 
     assert megabytes(plain) > 20
     assert megabytes(less) < 0.7 * megabytes(plain), (megabytes(less), megabytes(plain))
-
-
-# The same function as the 2017 network
-
-
-def network_of_2017(num_classes, filters, momentum=0.9):
-    """The network as the 2017 script built it: a depthwise layer is a slice into single channels,
-    a convolution for each, and a concat; every convolution has a bias."""
-    f0, f1, f2, f3, f4, f5, f6 = filters
-
-    def bn(x, name):
-        return mx.sym.BatchNorm(x, fix_gamma=False, eps=2e-5, momentum=momentum, name=name + "_bn")
-
-    def conv(x, f, k, s, name):
-        x = mx.sym.Convolution(
-            x,
-            num_filter=f,
-            kernel=(k, k),
-            stride=(s, s),
-            pad=(k // 2, k // 2),
-            name=name + "_conv2d",
-        )
-        return bn(x, name)
-
-    def sep(x, c, f, name):
-        channels = mx.sym.SliceChannel(x, num_outputs=c, axis=1)
-        kernels = [
-            mx.sym.Convolution(
-                channels[i],
-                num_filter=1,
-                kernel=(3, 3),
-                pad=(1, 1),
-                name=f"{name}_depthwise_kernel_{i}",
-            )
-            for i in range(c)
-        ]
-        x = mx.sym.Concat(*kernels, dim=1)
-        return bn(
-            mx.sym.Convolution(
-                x, num_filter=f, kernel=(1, 1), name=name + "_pointwise_kernel_conv2d"
-            ),
-            name,
-        )
-
-    def relu(x):
-        return mx.sym.Activation(x, act_type="relu")
-
-    def halve(x):
-        return mx.sym.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
-
-    x = mx.sym.Variable("data")
-    x = relu(conv(x, f0 // 2, 3, 2, "Entry_flow_b1_conv1"))
-    x = relu(conv(x, f0, 3, 1, "Entry_flow_b1_conv2"))
-
-    shortcut = conv(x, f1, 1, 2, "Entry_flow_b2_conv1")
-    x = sep(x, f0, f1, "Entry_flow_b2_sepconv1")
-    x = sep(relu(x), f1, f1, "Entry_flow_b2_sepconv2")
-    x = halve(x) + shortcut
-
-    shortcut = conv(x, f2, 1, 2, "Entry_flow_b3_conv1")
-    x = sep(relu(x), f1, f2, "Entry_flow_b3_sepconv1")
-    x = sep(relu(x), f2, f2, "Entry_flow_b3_sepconv2")
-    x = halve(x) + shortcut
-
-    shortcut = conv(x, f3, 1, 2, "Entry_flow_b4_conv1")
-    x = sep(relu(x), f2, f3, "Entry_flow_b4_sepconv1")
-    x = sep(relu(x), f3, f3, "Entry_flow_b4_sepconv2")
-    x = halve(x) + shortcut
-
-    for i in range(8):
-        block = x
-        x = sep(relu(x), f3, f3, f"Middle_flow_block_{i}_sepconv1")
-        x = sep(relu(x), f3, f3, f"Middle_flow_block_{i}_sepconv2")
-        x = sep(relu(x), f3, f3, f"Middle_flow_block_{i}_sepconv3")
-        x = x + block
-
-    shortcut = conv(x, f4, 1, 2, "Exit_flow_b5_conv1")
-    x = sep(relu(x), f3, f3, "Exit_flow_b5_sepconv1")
-    x = sep(relu(x), f3, f4, "Exit_flow_b5_sepconv2")
-    x = halve(x) + shortcut
-
-    x = relu(sep(x, f4, f5, "Exit_flow_b6_sepconv1"))
-    x = relu(sep(x, f5, f6, "Exit_flow_b6_sepconv2"))
-
-    x = mx.sym.Pooling(x, kernel=(1, 1), global_pool=True, pool_type="avg")
-    x = mx.sym.Flatten(mx.sym.Dropout(x, p=0.2))
-    x = mx.sym.FullyConnected(x, num_hidden=num_classes, name="fc1")
-    return mx.sym.SoftmaxOutput(x, name="softmax")
-
-
-def joined(values, filters):
-    """Put the single channels' arrays together, as {name here: array}; leave out biases."""
-    values = dict(values)
-    for kind, name, c_in, _ in layers(filters):
-        if kind == "sep":
-            kernels = [values.pop(f"{name}_depthwise_kernel_{i}_weight") for i in range(c_in)]
-            values[f"{name}_depthwise_kernel_weight"] = np.concatenate(kernels)
-    return {k: v for k, v in values.items() if k == "fc1_bias" or not k.endswith("_bias")}
-
-
-def folded(values, filters):
-    """`joined`, with what the biases do taken off the moving means."""
-    here = joined(values, filters)
-    for kind, name, c_in, _ in layers(filters):
-        part = "pointwise_kernel_conv2d" if kind == "sep" else "conv2d"
-        bias = values[f"{name}_{part}_bias"]
-        if kind == "sep":
-            depthwise = [values[f"{name}_depthwise_kernel_{i}_bias"][0] for i in range(c_in)]
-            bias = bias + values[f"{name}_{part}_weight"][:, :, 0, 0].dot(depthwise)
-        here[f"{name}_bn_moving_mean"] = here[f"{name}_bn_moving_mean"] - bias
-    return here
-
-
-def compare_with_2017(biases, dtype):
-    """Differences, each relative to the largest absolute value of its array.
-
-    Run in a process of its own: the 2017 network does not run on oneDNN in MXNet 1.9.1.
-    """
-    shape = (2, 3, 64, 64)
-    old = bind(network_of_2017(7, SMALL), shape, dtype)
-    fit = bind(network_of_2017(7, SMALL, momentum=0), shape, dtype)
-    new = bind(get_xception_symbol(7, SMALL), shape, dtype, seed=1)
-
-    def state():
-        return {k: v.asnumpy() for k, v in {**old.arg_dict, **old.aux_dict}.items()}
-
-    def difference(here, there):
-        assert here.shape == there.shape
-        assert np.abs(there).max() > 0
-        return float(np.abs(here - there).max() / np.abs(there).max())
-
-    for name, array in [*old.arg_dict.items(), *fit.arg_dict.items()]:
-        if name.endswith("_bias") and name != "fc1_bias" and not biases:
-            array[:] = 0
-    # Moving statistics that fit the data, without which the softmax saturates.
-    train(fit)
-    for name, array in old.aux_dict.items():
-        array[:] = fit.aux_dict[name]
-    values = folded(state(), SMALL)
-    targets = {**new.arg_dict, **new.aux_dict}
-    assert set(values) == set(targets)
-    for name, value in values.items():
-        targets[name][:] = mx.nd.array(value, dtype=dtype)
-
-    found = {}
-    output, old_output = (e.forward(is_train=False)[0].asnumpy() for e in (new, old))
-    assert output.min() > 1e-3 and output.max() < 0.99, output
-    found["inference"] = difference(output, old_output)
-    # The same seed: the same dropout.
-    output, gradients = train(new)
-    old_output, old_gradients = train(old)
-    assert output.min() > 1e-3 and output.max() < 0.99, output
-    found["training"] = difference(output, old_output)
-    old_gradients = joined(old_gradients, SMALL)
-    assert set(old_gradients) == set(gradients)
-    for name, gradient in gradients.items():
-        found[f"gradient of {name}"] = difference(gradient, old_gradients[name])
-    statistics = folded(state(), SMALL)
-    for name, value in new.aux_dict.items():
-        found[name] = difference(value.asnumpy(), statistics[name])
-    return found
-
-
-@pytest.mark.parametrize(
-    "biases, dtype, tolerance",
-    [(False, "float32", 1e-6), (True, "float32", 1e-4), (True, "float64", 1e-10)],
-)
-def test_the_same_function_as_the_2017_network(biases, dtype, tolerance, monkeypatch):
-    monkeypatch.setenv("MXNET_MKLDNN_ENABLED", "0")
-    monkeypatch.setenv("MXNET_STORAGE_FALLBACK_LOG_VERBOSE", "0")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(compare_with_2017, biases, dtype).result()
-    assert len(found) == 2 + 74 + 2 + 2 * 40 + 2 * 40 + 1
-    assert not {name: value for name, value in found.items() if not value < tolerance}

@@ -20,7 +20,7 @@ def main():
 
     shape = (args.batch, 3, args.size, args.size)
     if args.variant == "sliced":
-        from tests.script.test_symbol_xception import network_of_2017
+        from tests.network_of_2017 import network_of_2017
 
         symbol = network_of_2017(worker.NUM_CLASSES, args.filters)
     else:

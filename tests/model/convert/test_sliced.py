@@ -15,7 +15,8 @@ from tests.model.convert.networks import (
     SMALL,
     outputs,
 )
-from tests.script import test_symbol_xception as of_2017
+from tests.network_of_2017 import network_of_2017
+from tests.networks import bind, train
 
 
 def network_of_keras_names(num_classes, filters):
@@ -81,16 +82,16 @@ def network_of_keras_names(num_classes, filters):
     return mx.sym.SoftmaxOutput(x, name="softmax")
 
 
-SLICED = {"2017": (of_2017.network_of_2017, 64), "keras": (network_of_keras_names, 43)}
+SLICED = {"2017": (network_of_2017, 64), "keras": (network_of_keras_names, 43)}
 
 
 def save_sliced(naming, prefix):
     """Save a sliced network with random parameters after epoch 50; return (images, output)."""
     build, size = SLICED[naming]
     net = build(7, SMALL)
-    executor = of_2017.bind(net, (2, 3, size, size))
+    executor = bind(net, (2, 3, size, size))
     for _ in range(40):  # until the moving statistics fit the data: the softmax saturates before
-        of_2017.train(executor)
+        train(executor)
     arrays = (executor.arg_dict, executor.aux_dict)
     params, aux_params = ({k: v.copy() for k, v in each.items()} for each in arrays)
     (output,) = executor.forward(is_train=False)
