@@ -1,10 +1,9 @@
 """What goes into which record file, and what the records of a folder were made from."""
 
 import argparse
-import fcntl
 import json
 import random
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_low
@@ -18,6 +17,7 @@ from data.packing.copies import first_of_copies
 from data.packing.sources import ImageSet, Item, find_images, find_parts
 from data.packing.writer import digest
 from log.files import read_json, write_whole
+from log.locks import Lock
 from log.notices import Notices
 
 #: Images whose size is looked at, about.
@@ -251,11 +251,13 @@ def _sampled_sides(items: Sequence[Item]) -> List[int]:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keep other packers out of a folder. Raises DataError if one is at work there."""
-    with open(folder / "pack.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{folder}: another process is packing into it") from None
+    try:
+        lock = Lock(folder / "pack.lock")
+    except BlockingIOError:
+        raise DataError(f"{folder}: another process is packing into it") from None
+    if lock.warning:
+        print(f"warning: {lock.warning}")
+    with closing(lock):
         yield
 
 

@@ -6,18 +6,24 @@ are a checkpoint of another program, and never what a kill has left of one of th
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
+import logging
 import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
+from log import locks
 from log.files import PathLike, name_part, open_file, part_of, read_file, write_part, write_whole
 from model import ModelError
 from model.checkpoint import ndarray_file
 from model.checkpoint.format import Arrays, Description, Generation, Names, Place, RunState
+
+_log = logging.getLogger(__name__)
+# What symlink raises on FAT, exFAT and SMB.
+_WITHOUT_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 class SavedGenerations:
@@ -145,6 +151,8 @@ class SavedGenerations:
 class Checkpoints(SavedGenerations):
     """The generations of one prefix, to be read and written."""
 
+    _copies_best = False
+
     def save(
         self, place: Place, symbol_json: str, params: Arrays, states: Arrays, run: RunState
     ) -> int:
@@ -207,16 +215,25 @@ class Checkpoints(SavedGenerations):
                     path.unlink(missing_ok=True)
 
     def set_best(self, place: Optional[Place]) -> None:
-        """Have PREFIX-best.params be a symbolic link to the parameters of `place`; remove it if
-        that is None."""
+        """Have PREFIX-best.params be a symbolic link to the parameters of `place`, or a copy of
+        them if the file system has no such links; remove it if that is None."""
         link = self.names.best
         with _errors_in_one_line():
             if place is None:
                 link.unlink(missing_ok=True)
                 return
+            best = self.best_params_file(place)
             new = part_of(link)
             new.unlink(missing_ok=True)
-            new.symlink_to(self.best_params_file(place).name)
+            try:
+                new.symlink_to(best.name)
+            except OSError as error:
+                if error.errno not in _WITHOUT_LINKS:
+                    raise
+                if not self._copies_best:
+                    _log.warning("%s: no symbolic links here: it is a copy of %s", link, best)
+                    self._copies_best = True
+                write_part(link, lambda write: write(read_file(best, ModelError)))
             name_part(link)
 
     def best_params_file(self, place: Place) -> Path:
@@ -249,24 +266,21 @@ class Checkpoints(SavedGenerations):
         """Raise ModelError if `lock` would; write nothing."""
         with self._errors_of_lock():
             tempfile.TemporaryFile(dir=self._existing_folder()).close()  # has no name
-            if self.lock_file.exists():
-                with open(self.lock_file) as lock:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.check(self.lock_file)
 
-    def lock(self) -> None:
+    def lock(self) -> Optional[str]:
         """Keep other runs off this prefix until the process ends, however it ends; delete what a
-        killed run left half written, or finish it.
+        killed run left half written, or finish it. Return a warning, None if there is none.
 
         Raises ModelError if another run has the lock, or if the folder can't be written to.
         """
         with self._errors_of_lock():
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Stays open, and so locked, as long as this object lives.
-            self._lock = open(self.lock_file, "w")  # noqa: SIM115
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._lock = locks.Lock(self.lock_file)
             self._name_symbol_of_newest()
             for unfinished in self.names.unfinished():
                 unfinished.unlink(missing_ok=True)
+        return self._lock.warning
 
     def _name_symbol_of_newest(self) -> None:
         """Do the last step of `save`, if a kill came before it."""

@@ -20,19 +20,21 @@ def claim_checkpoints(
     """Lock the checkpoints. Return (the checkpoint to resume, None for a new run; whether this
     worker writes checkpoints)."""
     if cluster.rank == 0:
-        take_lock(plan, checkpoints)
+        take_lock(plan, checkpoints, notices)
     generation, writer = agree_on_generation(plan, checkpoints, cluster, notices)
     if cluster.rank == writer != 0:
-        take_lock(plan, checkpoints)
+        take_lock(plan, checkpoints, notices)
     return generation, cluster.rank == writer
 
 
-def take_lock(plan: Plan, checkpoints: AveragedCheckpoints) -> None:
+def take_lock(plan: Plan, checkpoints: AveragedCheckpoints, notices: Notices) -> None:
     """Keep other runs off the checkpoints; in a dry run, only look whether that can be done."""
     if plan.saying.dry_run:
         checkpoints.check_lock()
         return
-    checkpoints.lock()
+    warning = checkpoints.lock()
+    if warning:
+        notices.warn(warning)
     if plan.recipe.ema:
         checkpoints.lock_averages()
 

@@ -1,5 +1,6 @@
 """What the tests of all commands share: small inputs for each, and a way to call them."""
 
+import gc
 import importlib
 import logging
 import os
@@ -91,6 +92,7 @@ def call(folder, words, stdout=None, seconds=30, capture=None) -> Done:
     finally:
         os.chdir(before)
         logging.getLogger().handlers[:] = handlers
+        gc.collect()  # the locks of checkpoints
     return Done(code, *capture.readouterr()) if capture else Done(code, "", "")
 
 

@@ -176,7 +176,7 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> byte
 
 
 def _hdf5(source: Union[Path, io.BytesIO], stack: contextlib.ExitStack) -> Any:
-    return stack.enter_context(h5py_module().File(source, "r"))
+    return stack.enter_context(h5py_module().File(source, "r", locking=False))
 
 
 def _whole(path: Path, config: Dict[str, Any], file: Any) -> KerasFile:
