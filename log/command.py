@@ -114,8 +114,8 @@ def print_notices(prog: str, notices: Notices) -> None:
         print(f"{prog}: {one_line(str(notice))}", file=sys.stderr)
 
 
-# Controls and line separators, but for the tab, which log lines have.
-_BREAKS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+# Controls and line separators, but for the tab, which log lines have; bytes that are no text.
+_BREAKS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def one_line(text: str) -> str:
@@ -135,8 +135,8 @@ class OutputError(Exception):
 
 
 def raising(stream: TextIO) -> TextIO:
-    """Return the standard output of `command`, or another stream, for a log: whoever writes to it
-    is told of a failure, and the command is not."""
+    """Return the standard output of `command` for a log, which deals with what can't be written by
+    itself: writing raises OutputError, and the command does not fail. Other streams as they are."""
     return cast(TextIO, _Stream(stream.stream, True)) if isinstance(stream, _Stream) else stream
 
 
@@ -219,6 +219,14 @@ codecs.register_error(_ESCAPED, _escape)
 class OneLineParser(argparse.ArgumentParser):
     """Prints what is wrong with an argument in one line."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        for word in words[: words.index("--")] if "--" in words else words:
+            # argparse takes the value for the end of the flags, and breaks.
+            if re.fullmatch(r"--[\w-]+=--", word):
+                self.error(f"argument {word[:-3]}: must not be '--'")
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         unknown = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
         if unknown:
@@ -282,9 +290,9 @@ def below_one(text: str) -> float:
 
 
 def numbers(text: str, what: str, parse: Callable[[str], T]) -> Tuple[T, ...]:
-    """Parse numbers with commas between them; none of an empty text."""
+    """Parse numbers with commas, and maybe spaces, between them; none of an empty text."""
     try:
-        return tuple(parse(word) for word in text.split(",") if text)
+        return tuple(parse(word.strip()) for word in text.split(",") if text.strip())
     except (ValueError, argparse.ArgumentTypeError):
         raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}") from None
 

@@ -1,4 +1,4 @@
-"""What a run was told and what it ran on, as JSON: an entry for each time it was started."""
+"""The arguments of a run and what it ran on, as JSON: an entry for each time it was started."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from log.versions import versions
 def write_start(path: PathLike, anew: bool, **values: Any) -> None:
     """Append an entry to the file `path`, {"starts": [...]}, or begin the file `anew`.
 
-    values : what the run was told; plain values. The entry has them, the time, and what `machine`
+    values : about the run; what JSON holds. The entry has them, the time, and what `machine`
     and `versions` return. Raises LogError if the file can't be written, or has something else in
     it.
     """

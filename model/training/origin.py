@@ -8,6 +8,7 @@ import mxnet as mx
 from log.notices import Notices
 from model.checkpoint import Generation
 from model.network import Network, load_network
+from model.network.checking import load_symbol
 from model.network.layers import architecture
 from model.network.params import check_image_shape
 from model.plan import Plan
@@ -53,7 +54,7 @@ def origin_of(plan: Plan, generation: Optional[Generation]) -> Origin:
     std: Sequence[float] = (1, 1, 1)
     if generation:
         saved = generation.run["settings"]
-        symbol = mx.sym.load_json(generation.symbol_json)
+        symbol = load_symbol(generation.symbol_json, f"{plan.saving.model_prefix}-symbol.json")
         mean, std = saved["rgb_mean"], saved["rgb_std"]
         pretrained = pretrained or saved.get("pretrained")
     elif pretrained:
