@@ -21,7 +21,8 @@ def save_network(prefix, filters, settings=None, **kwargs):
     initializer = mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2)
     params = numpy_params(*initial_params(symbol, initializer))
     settings = {"rgb_mean": [0] * 3, "rgb_std": [1] * 3, **(settings or {})}
-    run = {"settings": settings, "lr": None}
+    unknown = ("lr", "lr_epoch", "batches", "figures", "validation", "best")
+    run = {"settings": settings, **dict.fromkeys(unknown)}
     Checkpoints(prefix).save(Place(0), symbol.tojson(), params, {}, run)
 
 

@@ -29,7 +29,13 @@ def numbered_run(number, ema=False):
     states = {"w": np.full(3, number, "f4")}
     if ema:
         states.update({"~": np.array([1]), "w~": np.full(3, number, "f4")})
-    return symbol.tojson(), {"arg:w": np.full(3, number, "f4")}, states, {"number": number}
+    run = {
+        "number": number,
+        "settings": {"rgb_mean": [0] * 3, "rgb_std": [1] * 3},
+        **{"lr": 0.1, "lr_epoch": 0, "updates": 2, "batches": 3},
+        **{"figures": [[[0, 1, 0, 1]]], "validation": None, "best": None},
+    }
+    return symbol.tojson(), {"arg:w": np.full(3, number, "f4")}, states, run
 
 
 def earlier_run(*epochs):
@@ -54,7 +60,7 @@ def plain_checkpoint(prefix):
 def first_checkpoint(prefix, place, ema):
     """Begin as a run with --overwrite, and do what it does with its first checkpoint."""
     checkpoints = AveragedCheckpoints(prefix)
-    take_lock(Plan.of(["--ema=0.9"] if ema else []), checkpoints)
+    take_lock(Plan.of(["--ema=0.9"] if ema else []), checkpoints, Notices())
     checkpoints.save(place, *numbered_run(2, ema))
     checkpoints.remove(each for each in checkpoints.places() if each != place)
 
@@ -89,7 +95,7 @@ def go_on(prefix, ema=False, retrain="auto") -> tuple:
     checkpoints = AveragedCheckpoints(prefix)
     words = [f"--model-prefix={prefix}", *(["--ema=0.9"] if ema else [])]
     plan = Plan.of([*words, f"--retrain={retrain}"] if retrain else words)
-    take_lock(plan, checkpoints)
+    take_lock(plan, checkpoints, notices)
     return find_generation(plan, checkpoints, notices), list(map(str, notices))
 
 
