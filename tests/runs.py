@@ -6,9 +6,11 @@ import os
 import re
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 from model.checkpoint import ndarray_file
+from tests.warm import Warm
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,6 +20,9 @@ def command(*args):
 
 
 def start(folder, *args, **environment):
+    """Run the script in `folder`; with variables of its environment, in a new process of Python."""
+    if not environment:
+        return _warm().run(command(*args)[2:], folder, timeout=300)
     return subprocess.run(
         command(*args),
         cwd=folder,
@@ -26,6 +31,11 @@ def start(folder, *args, **environment):
         text=True,
         timeout=300,
     )
+
+
+@lru_cache(maxsize=None)
+def _warm():
+    return Warm()
 
 
 def start_until(moment, folder, *args) -> subprocess.Popen:
