@@ -4,29 +4,32 @@ A new data set is a new row. `train_xception.py` has an argument for each of its
 """
 
 from dataclasses import dataclass, field
+from typing import Any, Dict, Tuple, TypeVar
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class DataSet:
     """One row. Image shapes are (channels, height, width) in pixels."""
 
-    image_shape: tuple
+    image_shape: Tuple[int, int, int]
     num_epochs: int
     #: Epochs at whose start the learning rate is multiplied by the decay factor.
-    lr_steps: tuple
+    lr_steps: Tuple[int, ...]
     #: File names in the data folder. The training file is given for each augmentation level.
-    train_records: dict
+    train_records: Dict[int, str]
     val_records: str
     #: What makes the records, for the message that they are missing.
     prepare: str
     #: Arguments of ImageRecordIter for the training images, for each augmentation level.
-    augmentation: dict = field(default_factory=dict)
+    augmentation: Dict[int, Dict[str, Any]] = field(default_factory=dict)
 
 
 # Levels 1 to 3 of the 2017 script. Scale 0.533 is 256/480: the short side of an image stored with
 # 480 pixels comes to between 256 and 480.
-_CROP = {"rand_crop": True, "rand_mirror": True}
-_SCALE_AND_COLOUR = {
+_CROP: Dict[str, Any] = {"rand_crop": True, "rand_mirror": True}
+_SCALE_AND_COLOUR: Dict[str, Any] = {
     **_CROP,
     "min_random_scale": 0.533,
     "max_random_scale": 1.0,
@@ -39,7 +42,7 @@ _ROTATE = {**_SCALE_AND_COLOUR, "max_rotate_angle": 10, "max_shear_ratio": 0.1}
 _IMAGENET_LEVELS = {1: _CROP, 2: _SCALE_AND_COLOUR, 3: _ROTATE}
 
 
-def _each_level(value) -> dict:
+def _each_level(value: _T) -> Dict[int, _T]:
     return dict.fromkeys((1, 2, 3), value)
 
 

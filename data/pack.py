@@ -37,6 +37,16 @@ def add_packing_args(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not 0 <= args.val_fraction < 1:
+        parser.error(f"--val-fraction: must be in [0, 1), not {args.val_fraction}")
+    if args.quality > 100:
+        parser.error(f"--quality: must be at most 100, not {args.quality}")
+    return args
+
+
+def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m data.pack",
         description="Pack images into train.rec and val.rec. The same command resumes where it was "
@@ -65,6 +75,20 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--root", type=Path, help="folder that a .lst file's paths begin in (default: that file's)"
     )
+    _add_pixel_args(parser)
+    parser.add_argument(
+        "--seed",
+        type=whole(0),
+        default=0,
+        metavar="N",
+        help="of the split and the order of the training images (default: %(default)s)",
+    )
+    add_packing_args(parser)
+    return parser
+
+
+def _add_pixel_args(parser: argparse.ArgumentParser) -> None:
+    """Add what says how images are stored."""
     parser.add_argument(
         "--resize",
         type=whole(1),
@@ -93,20 +117,6 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         metavar="N",
         help="of the JPEGs, 1 to 100 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--seed",
-        type=whole(0),
-        default=0,
-        metavar="N",
-        help="of the split and the order of the training images (default: %(default)s)",
-    )
-    add_packing_args(parser)
-    args = parser.parse_args(argv)
-    if not 0 <= args.val_fraction < 1:
-        parser.error(f"--val-fraction: must be in [0, 1), not {args.val_fraction}")
-    if args.quality > 100:
-        parser.error(f"--quality: must be at most 100, not {args.quality}")
-    return args
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -23,7 +23,26 @@ from log.command import OneLineParser, add_num_thread_arg, command, whole
 from log.flags import UsageError
 
 
-def parse_arguments(argv) -> argparse.Namespace:
+def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        Augmentation.of(vars(args)).check(*_level_and_shape(args))
+    except UsageError as error:
+        parser.error(str(error))
+    for path in args.records:
+        if path.is_dir():
+            parser.error(f"{path}: a folder: give the .rec files in it")
+        if not path.is_file():
+            parser.error(f"{path}: no such file")
+        if args.repair and Path(args.repair, path.name).exists():
+            parser.error(f"--repair: {Path(args.repair, path.name)} is already there")
+    if args.repair and len({path.name for path in args.records}) < len(args.records):
+        parser.error("--repair: two of the files have the same name: give one at a time")
+    return args
+
+
+def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m data.verify",
         description="Check every record of record files; exit code 1 where anything is wrong.",
@@ -76,21 +95,7 @@ def parse_arguments(argv) -> argparse.Namespace:
     )
     add_num_thread_arg(parser)
     Augmentation.add_to(parser)
-    args = parser.parse_args(argv)
-    try:
-        Augmentation.of(vars(args)).check(*_level_and_shape(args))
-    except UsageError as error:
-        parser.error(str(error))
-    for path in args.records:
-        if path.is_dir():
-            parser.error(f"{path}: a folder: give the .rec files in it")
-        if not path.is_file():
-            parser.error(f"{path}: no such file")
-        if args.repair and Path(args.repair, path.name).exists():
-            parser.error(f"--repair: {Path(args.repair, path.name)} is already there")
-    if args.repair and len({path.name for path in args.records}) < len(args.records):
-        parser.error("--repair: two of the files have the same name: give one at a time")
-    return args
+    return parser
 
 
 def _level_and_shape(args: argparse.Namespace) -> tuple:

@@ -13,23 +13,23 @@ classes.txt beside this file. The pixels of the source are stored without loss (
 that is finished is not made again.
 """
 
-import io
 import os
 import pickle
 import random
 import sys
 import tarfile
 from pathlib import Path
-from typing import Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from data import DataError
 from data.formats import images, recordfile
 from data.formats.classes import write_class_names
-from data.packing.archives import open_tar
+from data.packing.archives import content_of, open_tar
 from data.packing.writer import encode_png, finished, write_records
 from log.command import OneLineParser, command
+from log.files import unpickle
 
 #: Names of the classes, in the order of the labels.
 CLASSES = (
@@ -45,25 +45,15 @@ _UNREADABLE = (
     pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, TypeError,
     ValueError,
 )  # fmt: skip
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads the archive's pickles and nothing else: a pickle may name any function to be called,
-    these have to do with numpy arrays alone."""
-
-    _ALLOWED = frozenset(
-        (
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        )
+#: What the archive's pickles name: numpy's arrays.
+_ARRAYS = frozenset(
+    (
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
     )
-
-    def find_class(self, module, name):
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"names {module}.{name}")
-        return super().find_class(module, name)
+)
 
 
 class Part(NamedTuple):
@@ -98,23 +88,25 @@ def read_source(source: Path) -> Cifar10:
 
 def _read_tar(source: Path, tar: tarfile.TarFile) -> Tuple[dict, List["ImageFile"]]:
     """Return what there is in a tar archive, in one pass: batches by name, and image files."""
-    readers = {name: read_batch for name in (*_TRAINING, "test_batch")}
-    readers[_NAMES] = lambda meta: [name.decode() for name in meta[b"label_names"]]
+    readers: Dict[str, Callable[[dict], Any]] = {
+        **dict.fromkeys((*_TRAINING, "test_batch"), read_batch),
+        _NAMES: lambda meta: [name.decode() for name in meta[b"label_names"]],
+    }
     batches, files = {}, []
     for member in tar:
         name = Path(member.name).name
         if not member.isfile():
             continue
         if name in readers:
-            content = io.BytesIO(tar.extractfile(member).read())
+            content = content_of(tar, member).read()
             try:
-                batches[name] = readers[name](_ArrayUnpickler(content, encoding="bytes").load())
+                batches[name] = readers[name](unpickle(content, _ARRAYS, "bytes"))
             except _UNREADABLE as error:
                 raise DataError(
                     f"{source}: not the CIFAR-10 archive, python version: {name}: {error}"
                 ) from None
         elif _is_image_file(member.name):
-            files.append(ImageFile(member.name, tar.extractfile(member).read()))
+            files.append(ImageFile(member.name, content_of(tar, member).read()))
     return batches, files
 
 
@@ -246,6 +238,7 @@ def write_part(rec: Path, part: Part) -> None:
 def _check_same(rec: Path, part: Part) -> None:
     """Compare the number of records, and the first and the last of them."""
     index = recordfile.read_index(rec)
+    assert index is not None, f"{rec} is finished"
     ends = (0, len(part.labels) - 1)
     if len(index) != len(part.labels) or any(
         _record(rec, int(index[i][1])) != (part.labels[i], part.pixels[i].tobytes()) for i in ends

@@ -44,8 +44,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return outcome.code
 
 
-def enlarged(pixels):
-    """(64,) values 0..16 to a (32, 32, 3) uint8 image."""
+def enlarged(pixels: np.ndarray) -> np.ndarray:
+    """Return a (32, 32, 3) uint8 image of (64,) values from 0 to 16."""
     grey = (pixels.reshape(8, 8) * (255 / 16)).round().astype(np.uint8)
     return cv2.cvtColor(cv2.resize(grey, (32, 32)), cv2.COLOR_GRAY2BGR)
 

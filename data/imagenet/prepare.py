@@ -23,7 +23,7 @@ import sys
 import tarfile
 from functools import partial
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import scipy.io
@@ -31,7 +31,7 @@ import scipy.io
 from data import DataError
 from data.formats.classes import write_class_names
 from data.pack import add_packing_args
-from data.packing.archives import open_tar
+from data.packing.archives import content_of, open_tar
 from data.packing.writer import pack_files
 from log.command import OneLineParser, command
 
@@ -43,12 +43,17 @@ RECORDS = {
 _QUALITY = 90
 _IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
 
+#: Returns the bytes of an image file.
+Read = Callable[[], bytes]
+#: Name of the class (n01440764 ...), file name, content.
+Image = Tuple[str, str, Read]
 
-def training_images(source: Path) -> list:
-    """Return [(class name, name, read)] of ILSVRC2012_img_train.tar or of a folder of folders."""
+
+def training_images(source: Path) -> List[Image]:
+    """Return the images of ILSVRC2012_img_train.tar, or of a folder of folders."""
     if source.is_dir():
         return _folders(source)
-    images = []
+    images: List[Image] = []
     with open_tar(source, "r:") as outer:
         for member in outer:
             if not member.isfile() or not member.name.endswith(".tar"):
@@ -56,7 +61,7 @@ def training_images(source: Path) -> list:
             # A class is a tar of its own in the tar, both uncompressed: an image is a range of
             # bytes of the outer file.
             start = member.offset_data
-            with tarfile.open(fileobj=outer.extractfile(member)) as inner:
+            with tarfile.open(fileobj=content_of(outer, member)) as inner:
                 for image in inner:
                     if image.isfile():
                         read = partial(_range, source, start + image.offset_data, image.size)
@@ -64,13 +69,13 @@ def training_images(source: Path) -> list:
     return images
 
 
-def validation_images(source: Path, devkit) -> list:
-    """Return [(class name, name, read)] of ILSVRC2012_img_val.tar or of a folder."""
+def validation_images(source: Path, devkit: Optional[Path]) -> List[Image]:
+    """Return the images of ILSVRC2012_img_val.tar, or of a folder."""
     if source.is_dir():
         if any(entry.is_dir() for entry in os.scandir(source)):
             return _folders(source)
         paths = [entry for entry in sorted(source.iterdir()) if _is_image(entry)]
-        files = [(path.name, path.read_bytes) for path in paths]
+        files: List[Tuple[str, Read]] = [(path.name, path.read_bytes) for path in paths]
     else:
         with open_tar(source, "r:") as tar:
             files = [
@@ -90,7 +95,7 @@ def validation_images(source: Path, devkit) -> list:
     return images
 
 
-def validation_classes(devkit: Path) -> list:
+def validation_classes(devkit: Path) -> List[str]:
     """Return the class name (n01440764 ...) of each validation image, in order of their numbers."""
     synsets = scipy.io.loadmat(
         io.BytesIO(_devkit_file(devkit, "meta.mat")), squeeze_me=True, struct_as_record=False
@@ -103,7 +108,7 @@ def validation_classes(devkit: Path) -> list:
         raise DataError(f"{devkit}: an unknown class in its ground truth: {error}") from None
 
 
-def _devkit_file(devkit, name) -> bytes:
+def _devkit_file(devkit: Path, name: str) -> bytes:
     if devkit.is_dir():
         for path in devkit.rglob(name):
             return path.read_bytes()
@@ -111,11 +116,11 @@ def _devkit_file(devkit, name) -> bytes:
         with open_tar(devkit) as tar:
             for member in tar:
                 if Path(member.name).name == name:
-                    return tar.extractfile(member).read()
+                    return content_of(tar, member).read()
     raise DataError(f"{devkit}: no {name} in it: not the ILSVRC2012 devkit?")
 
 
-def _folders(source) -> list:
+def _folders(source: Path) -> List[Image]:
     return [
         (folder.name, path.name, path.read_bytes)
         for folder in sorted(source.iterdir())
@@ -125,23 +130,31 @@ def _folders(source) -> list:
     ]
 
 
-def _is_image(path) -> bool:
+def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _IMAGE_ENDINGS and path.is_file()
 
 
-def _range(path, start, size) -> bytes:
+def _range(path: Path, start: int, size: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(start)
         return file.read(size)
 
 
-def labelled(images, classes) -> list:
-    """Return [(label, name, read)]; a label is the place of the class name in `classes`."""
+def labelled(images: List[Image], classes: List[str]) -> List[Tuple[int, str, Read]]:
+    """Return [(label, name, read)]; a label is the index of the class name in `classes`."""
     number = {name: i for i, name in enumerate(classes)}
     unknown = next((image for image in images if image[0] not in number), None)
     if unknown:
         raise DataError(f"{unknown[1]}: its class {unknown[0]} is not one of the training images'")
     return [(number[name], file, read) for name, file, read in images]
+
+
+def _record_names(text: str) -> List[str]:
+    names = text.split(",")
+    unknown = sorted(set(names) - set(RECORDS))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is not one of {', '.join(RECORDS)}")
+    return names
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -154,6 +167,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--devkit", type=Path, help="for validation images not sorted by class")
     parser.add_argument(
         "--records",
+        type=_record_names,
         default=",".join(RECORDS),
         help="which record files to make (default: %(default)s)",
     )
@@ -161,12 +175,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--out", type=Path, default=Path(__file__).parent, help="folder for the records"
     )
     add_packing_args(parser)
-    args = parser.parse_args(argv)
-    args.records = args.records.split(",")
-    unknown = sorted(set(args.records) - set(RECORDS))
-    if unknown:
-        parser.error(f"--records: {unknown[0]} is not one of {', '.join(RECORDS)}")
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

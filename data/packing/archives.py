@@ -3,7 +3,7 @@
 import tarfile
 import zlib
 from contextlib import contextmanager
-from typing import Iterator
+from typing import IO, Iterator
 
 from data import DataError
 from log.files import PathLike, open_file
@@ -32,3 +32,10 @@ def open_tar(path: PathLike, mode: str = "r") -> Iterator[tarfile.TarFile]:
     except (tarfile.TarError, EOFError, zlib.error) as error:
         reason = str(error).split(":\n")[0]
         raise DataError(f"{path}: damaged, or not a tar archive: {reason}") from None
+
+
+def content_of(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    """Return the content of a member that is a file, open for reading."""
+    file = tar.extractfile(member)
+    assert file is not None, f"{member.name} is not a file"
+    return file
