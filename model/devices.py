@@ -39,6 +39,13 @@ def prepare_environment(contexts: int = 1) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // contexts)))
     # Says nothing but that oneDNN is in use.
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
+    # On GPUs. MXNet 1.9.1 measures which of cuDNN's algorithms is fastest, with 1 and with 2. It is
+    # with 2 that it keeps to a convolution's `workspace`, whatever its documentation says
+    # (AlgoFinalSelect in src/operator/nn/cudnn/cudnn_convolution-inl.h).
+    os.environ.setdefault("MXNET_CUDNN_AUTOTUNE_DEFAULT", "2")
+    # The generators that each seed sets, one after the other: a network has one dropout
+    # (src/resource.cc).
+    os.environ.setdefault("MXNET_GPU_PARALLEL_RAND_COPY", "1")
 
 
 def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:

@@ -65,7 +65,13 @@ def prepare(args: argparse.Namespace) -> Scoring:
     ((_, (_, num_classes)),) = module.output_shapes
     inspect.check_labels(scanned, num_classes)
     record_args = iterators.record_args(
-        args.data_val, shape, batch_size, network.mean, network.std, args.data_nthreads
+        args.data_val,
+        shape,
+        batch_size,
+        network.mean,
+        network.std,
+        args.data_nthreads,
+        args.gpus[0] if args.gpus else None,
     )
     views = [{"resize": s, "data_shape": (3, s, s)} for s in short_sides(args, network, shape)]
     streams = [iterators.EpochIter({**record_args, **view}) for view in views or [{}]]

@@ -3,6 +3,7 @@
 Each changes a `Graph` of this project's network (`symbol_xception`) in place.
 """
 
+import math
 from typing import Dict, List, NamedTuple, Set, Tuple
 
 from model.network.graph import Edge, Graph, Node
@@ -109,6 +110,29 @@ def use_half_precision(graph: Graph, half: str, cast_weights: bool) -> None:
 def scale_loss(graph: Graph, factor: float) -> None:
     for node in graph.operators("SoftmaxOutput"):
         node.attrs["grad_scale"] = str(factor)
+
+
+def draw_by_mxnet_seed(graph: Graph) -> None:
+    """Have dropout on a GPU follow mx.random.seed.
+
+    cuDNN's does not: its state begins with a number from C's rand() and goes on from batch to batch
+    (MXNet 1.9.1, src/operator/nn/dropout-inl.h and src/resource.cc). MXNet's own draws from the
+    generators that the seed sets.
+    """
+    for node in graph.operators("Dropout"):
+        node.attrs["cudnn_off"] = "True"
+
+
+def average_statistics_twice(graph: Graph) -> None:
+    """Have two forward passes change the moving statistics as much as one did.
+
+    cuDNN's BatchNorm changes them in the forward pass (src/operator/nn/cudnn/
+    cudnn_batch_norm-inl.h), which memonger computes twice; on CPUs it is the backward pass that
+    does. With the root of the momentum m: r (r old + (1 - r) new) + (1 - r) new = m old +
+    (1 - m) new.
+    """
+    for node in graph.operators("BatchNorm"):
+        node.attrs["momentum"] = repr(math.sqrt(float(node.attrs["momentum"])))
 
 
 def recompute_in_backward(graph: Graph) -> None:

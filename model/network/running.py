@@ -75,6 +75,10 @@ class RunningNetwork:
             rewriting.use_half_precision(graph, dtype, cast_weights=for_training)
         if dtype == "float16" and for_training:
             rewriting.scale_loss(graph, LOSS_SCALE)
+        if device_type == "gpu" and for_training:
+            rewriting.draw_by_mxnet_seed(graph)
+            if memonger:
+                rewriting.average_statistics_twice(graph)
         if memonger:
             rewriting.recompute_in_backward(graph)
         self.symbol = graph.symbol()

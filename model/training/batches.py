@@ -5,10 +5,10 @@ from typing import NamedTuple, Optional, Tuple
 
 import mxnet as mx
 
-from data.arguments import Data
 from data.inspect import Images, short_side
 from data.iterators import EpochIter, fitting_batch_size, part_sizes, record_args, training_args
 from data.mixing import Mixing, MixingIter
+from model.arguments import Devices
 from model.checkpoint import Place
 from model.job.cluster import Alone
 from model.plan import Plan
@@ -46,9 +46,7 @@ def training_iter(
     # `short_side` decodes images: only if the value is used.
     side = short_side(path) if augmentation.cuts_and_resizes else None
     drawn = augmentation.arguments(plan.level, plan.data.image_shape, side)
-    arguments = training_args(
-        _record_args(plan.data, origin, path, plan.training.batch_size), drawn
-    )
+    arguments = training_args(_record_args(plan, origin, path, plan.training.batch_size), drawn)
     shard = {"num_parts": cluster.workers, "part_index": cluster.rank}
     epochs = EpochIter(
         {**arguments, **shard}, plan.training.seed, place.epoch, place.batch, batches
@@ -76,12 +74,27 @@ def validation_images(run: Run, cluster: Alone) -> ValidationImages:
     if not parts[rank]:
         return ValidationImages(None, batches)
     fitting = fitting_batch_size(batch_size, parts[rank], len(run.contexts))
-    arguments = _record_args(run.plan.data, run.origin, path, fitting)
+    arguments = _record_args(run.plan, run.origin, path, fitting)
     images = EpochIter({**arguments, "num_parts": len(parts), "part_index": rank})
     return ValidationImages(images, batches)
 
 
-def _record_args(data: Data, origin: Origin, path: str, batch_size: int) -> dict:
+def _record_args(plan: Plan, origin: Origin, path: str, batch_size: int) -> dict:
+    data = plan.data
     return record_args(
-        path, data.image_shape, batch_size, origin.mean, origin.std, data.data_nthreads
+        path,
+        data.image_shape,
+        batch_size,
+        origin.mean,
+        origin.std,
+        data.data_nthreads,
+        first_gpu(plan.devices),
     )
+
+
+def first_gpu(devices: Devices) -> Optional[int]:
+    """Return the first GPU that these flags ask for, None for CPUs. It may not be there: without
+    --gpus, GPU 0 is taken where there is one."""
+    if devices.gpus is None and not devices.cpus:
+        return 0
+    return devices.gpus[0] if devices.gpus else None

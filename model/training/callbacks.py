@@ -128,8 +128,8 @@ class Callbacks:
                 if self._writer.last != self._epoch_done:
                     self._save(self._epoch_done)
                 self._stopping.raise_unreadable(self._batches.error, self._epoch_done)
-            except mx.base.MXNetError as error:
-                raise ModelError(f"MXNet: {mxnet_reason(error)}") from None
+            except RuntimeError as error:  # MXNetError is one, and simple_bind raises it as it is
+                raise ModelError(f"MXNet: {mxnet_reason(error)}{_way_out(error)}") from None
 
     def _resume(self) -> None:
         """Restore the state of a checkpoint, if there is one; run the validation that it lacks."""
@@ -215,3 +215,10 @@ class Callbacks:
             own = json.dumps(self._figures.metric.sums()).encode()
             sums = [json.loads(each) for each in self._cluster.gather(own)]
         self._writer.write(place, params, states, sums)
+
+
+def _way_out(error: RuntimeError) -> str:
+    # cudaMalloc's, cuDNN's and cuBLAS's words for it.
+    if any(words in str(error) for words in ("out of memory", "ALLOC_FAILED")):
+        return ": a smaller --batch-size, or --memonger, needs less"
+    return ""

@@ -54,12 +54,22 @@ def test_environment_is_set_where_the_user_has_not(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(devices, "usable_cores", lambda: 7)
     devices.prepare_environment()
-    assert os.environ == {"OMP_NUM_THREADS": "7", "MXNET_SUBGRAPH_VERBOSE": "0"}
+    assert os.environ == {
+        "OMP_NUM_THREADS": "7",
+        "MXNET_SUBGRAPH_VERBOSE": "0",
+        "MXNET_CUDNN_AUTOTUNE_DEFAULT": "2",
+        "MXNET_GPU_PARALLEL_RAND_COPY": "1",
+    }
     for contexts, threads in ((3, "2"), (8, "1")):
         monkeypatch.setattr(os, "environ", {})
         devices.prepare_environment(contexts)
         assert os.environ["OMP_NUM_THREADS"] == threads
-    theirs = {"OMP_NUM_THREADS": "3", "MXNET_SUBGRAPH_VERBOSE": "1"}
+    theirs = {
+        "OMP_NUM_THREADS": "3",
+        "MXNET_SUBGRAPH_VERBOSE": "1",
+        "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
+        "MXNET_GPU_PARALLEL_RAND_COPY": "4",
+    }
     monkeypatch.setattr(os, "environ", dict(theirs))
     devices.prepare_environment()
     assert os.environ == theirs

@@ -1,6 +1,7 @@
 """The network as it runs: the saved one's function, in whole vectors and half precision."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -189,6 +190,34 @@ def test_a_network_begins_as_mxnet_would_begin_it():
     expected, found = (numpy_params(*each.get_params()) for each in (plain, module))
     assert expected.keys() == found.keys()
     assert all(np.array_equal(expected[entry], found[entry]) for entry in expected)
+
+
+# On GPUs: what is known of MXNet's source, seen in the graph
+
+
+def test_dropout_on_gpus_draws_by_the_seed_and_not_by_cudnn():
+    saved = odd_network(dropout=0.3)
+    on_gpu = RunningNetwork(saved, "gpu").symbol.attr_dict()["dropout"]
+    assert on_gpu == {**saved.attr_dict()["dropout"], "cudnn_off": "True"}
+    for here in (RunningNetwork(saved), RunningNetwork(saved, "gpu", for_training=False)):
+        assert here.symbol.attr_dict()["dropout"] == saved.attr_dict()["dropout"]
+
+
+def test_memonger_on_gpus_changes_the_statistics_as_one_forward_pass_does():
+    """cuDNN's BatchNorm changes them in each forward pass: each must be computed twice, and twice
+    with this momentum must be once with that of the network."""
+    saved = odd_network(bn_mom=0.9)
+    network = RunningNetwork(saved, "gpu", memonger=True).symbol
+    executor = network.simple_bind(mx.cpu(), data=(2, 3, 64, 64))
+    computed = re.findall(r"Op:BatchNorm, Name=(\S+)", executor.debug_str())
+    norms = [name for name in saved.attr_dict() if name.endswith("_bn")]
+    assert len(norms) == 40
+    assert sorted(computed) == sorted(norms + [f"{name}_mirror" for name in norms])
+    for name in norms:
+        root = float(network.attr_dict()[name]["momentum"])
+        assert root * root == pytest.approx(0.9, abs=1e-15)
+    for other in (RunningNetwork(saved, "gpu"), RunningNetwork(saved, memonger=True)):
+        assert {other.symbol.attr_dict()[name]["momentum"] for name in norms} == {"0.9"}
 
 
 # Half precision

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import signal
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
@@ -15,6 +16,7 @@ from model import Interrupted, ModelError
 from model.checkpoint import Checkpoints, Generation, Place
 from model.job import JobError
 from model.job.cluster import Alone
+from model.training.callbacks import Callbacks
 from model.training.checks import FiniteChecks
 from model.training.figures import Figures
 from model.training.saving import CheckpointWriter, RunRecord, SavingPolicy
@@ -62,6 +64,33 @@ def test_a_signal_waits_for_the_next_place_and_handlers_are_put_back():
         assert stopping.agree("a place")
         raise stopping.interrupted(Place(1))
     assert {n: signal.getsignal(n) for n in (2, 15)} == before
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        # Module.bind's, which is no MXNetError.
+        (
+            RuntimeError("simple_bind error. Arguments:\ndata: (256, 3, 224, 224)\n[bt] Error...\n"
+                         "cudaMalloc retry failed: out of memory"),
+            "MXNet: cudaMalloc retry failed: out of memory: a smaller --batch-size, or --memonger, "
+            "needs less",
+        ),
+        (
+            mx.base.MXNetError("x.h:1: Check failed: e == CUDNN_STATUS_SUCCESS (4 vs. 0) : cuDNN: "
+                               "CUDNN_STATUS_ALLOC_FAILED"),
+            "MXNet: x.h:1: Check failed: .* CUDNN_STATUS_ALLOC_FAILED: a smaller --batch-size, .*",
+        ),
+        (mx.base.MXNetError("x.h:1: Check failed: a == b"), "MXNet: x.h:1: Check failed: a == b"),
+    ],
+)  # fmt: skip
+def test_what_mxnet_raises_is_one_line_with_a_way_out(error, line):
+    figures = SimpleNamespace(metric=None)
+    callbacks = Callbacks(
+        None, None, Start.anew(0.1), figures, None, None, Stopping(Alone()), Alone(), NoReport()
+    )
+    with pytest.raises(ModelError, match=f"^{line}$"), callbacks.around_fit():
+        raise error
 
 
 class Images:
