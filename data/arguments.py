@@ -94,7 +94,7 @@ class Data(Flags):
     rgb_mean: Optional[Tuple[float, ...]] = flag(
         None,
         "subtracted from the pixels, by channel (default: 0; that of the network that the run "
-        "starts or goes on from)",
+        "starts or resumes from)",
         three_numbers,
         "R,G,B",
         kept=True,
@@ -102,7 +102,7 @@ class Data(Flags):
     rgb_std: Optional[Tuple[float, ...]] = flag(
         None,
         "what the pixels are divided by then, by channel (default: 1; that of the network "
-        "that the run starts or goes on from)",
+        "that the run starts or resumes from)",
         divisors,
         "R,G,B",
         kept=True,
@@ -111,7 +111,7 @@ class Data(Flags):
     skip_bad_records: bool = flag(
         False,
         "check every record first, and train and validate without those that are damaged; "
-        "what was found is kept beside the records",
+        "the result is kept next to the records",
         kept=True,
     )
     list_dir: str = flag("./", "not used, and was not in 2017")

@@ -60,7 +60,7 @@ def check_sample(records: Records) -> Optional[int]:
         except (ValueError, ImageError) as problem:
             raise DataError(
                 f"{records.path}: {found.place}: {problem}: python -m data.verify "
-                "lists all that is wrong, --skip-bad-records trains without"
+                "lists all faults, --skip-bad-records trains without them"
             ) from None
         sides.add(min(pixels.shape[:2]))
     return sides.pop() if len(sides) == 1 else None

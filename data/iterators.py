@@ -20,7 +20,7 @@ _NEAR = 1 << 27
 class EpochIter(mx.io.DataIter):
     """Batches of records, each epoch from a fresh ImageRecordIter with a seed of its own.
 
-    An ImageRecordIter's second epoch goes on from the random state that its first one left, and
+    An ImageRecordIter's second epoch continues from the random state after its first, and
     leaves out the images that have filled up the first one's last batch. Here every epoch has all
     images, and epoch e can be had without those before it: shuffle and augmentation follow from
     (seed, e, part). Every batch carries its place, `batch.epoch` and `batch.number` (both from 0),

@@ -52,7 +52,7 @@ def _parser() -> OneLineParser:
         "--num-classes",
         type=whole(1),
         metavar="N",
-        help="labels must be below it (default: the lines of classes.txt beside the file, if "
+        help="labels must be below it (default: the lines of classes.txt next to the file, if "
         "there is one)",
     )
     parser.add_argument(

@@ -114,7 +114,7 @@ def print_notices(prog: str, notices: Notices) -> None:
         print(f"{prog}: {one_line(str(notice))}", file=sys.stderr)
 
 
-# Controls and line separators, but for the tab, which log lines have; bytes that are no text.
+# Controls and line separators, except the tab, which log lines have; bytes that are not text.
 _BREAKS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -144,7 +144,7 @@ class _Stream:
     """Standard output or error, whose failures can be told from those of files. Once it has failed,
     what is written to it goes nowhere.
 
-    ends : raise OutputError when it fails; else go on, and keep the error as `failed`.
+    ends : raise OutputError when it fails; else continue, and keep the error as `failed`.
     """
 
     def __init__(self, stream: TextIO, ends: bool) -> None:

@@ -112,7 +112,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--out",
         metavar="FILE",
         help="picture, by its ending PNG, SVG, PDF "
-        "(default: RUN.png, or, of several, curves.png beside the first)",
+        "(default: RUN.png, or, of several, curves.png next to the first)",
     )
     parser.add_argument(
         "--live",

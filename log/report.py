@@ -1,4 +1,4 @@
-"""What a run reports while it trains, in plain values: to the files beside the text log, to
+"""What a run reports while it trains, in plain values: to the files next to the text log, to
 TensorBoard and to the terminal."""
 
 import time

@@ -57,7 +57,7 @@ class Devices(Flags):
     gpus: Optional[Tuple[int, ...]] = flag(
         None,
         "GPUs to train on, as in 0,1,2,3; empty (--gpus=) for the CPU "
-        "(default: 0 where there is one, else the CPU)",
+        "(default: 0 if there is one, else the CPU)",
         gpu_ids,
         "IDS",
     )
@@ -114,14 +114,14 @@ class Network(Flags):
     filters: Optional[str] = flag(
         None,
         "numbers of filters: those of the 2017 script, or of the paper (default: reduced; "
-        "those of the network that the run starts or goes on from)",
+        "those of the network that the run starts or resumes from)",
         choices=("reduced", "original"),
         kept=True,
     )
     padding: Optional[str] = flag(
         None,
         "of the stem's convolutions and of max-pooling: as in 2017, in Keras, or in PyTorch's "
-        "legacy_xception (default: half; that of the network that the run starts or goes on from)",
+        "legacy_xception (default: half; that of the network that the run starts or resumes from)",
         choices=("half", "keras", "torch"),
         kept=True,
     )
@@ -223,8 +223,8 @@ class Saving(Flags):
     )
     retrain: Optional[str] = flag(
         None,
-        "go on from the newest checkpoint, or from that of --model-load-epoch; auto, for "
-        "supervisors that repeat a command: where there is none, start anew, and an --lr that is "
+        "resume from the newest checkpoint, or from that of --model-load-epoch; auto, for "
+        "supervisors that repeat a command: start a new run if there is none, and an --lr that is "
         "the one that the run began with changes nothing (default: not)",
         nargs="?",
         const="always",
@@ -232,12 +232,12 @@ class Saving(Flags):
     )
     model_load_epoch: int = flag(
         0,
-        "what --retrain goes on from: the checkpoint of N epochs; 0 for the newest",
+        "which checkpoint --retrain resumes, by its number of epochs; 0 for the newest",
         whole(0),
         "N",
     )
     overwrite: bool = flag(
-        False, "start anew where there are checkpoints; the first new one deletes them"
+        False, "start again even if there are checkpoints; the first new one deletes them"
     )
     checkpoint_epochs: int = flag(1, "one every N epochs", whole(1), "N", shared=True)
     checkpoint_batches: Optional[int] = flag(

@@ -141,7 +141,7 @@ def folder_of_mxnet() -> Path:
 
 
 def link_libraries() -> List[str]:
-    """Link libraries that come in other wheels beside libmxnet.so; return their names.
+    """Link libraries of other wheels next to libmxnet.so; return their names.
 
     These are the CUDA libraries of the nvidia-*-cu11 wheels and, if the system has no OpenMP or
     quad-precision runtime, those of scikit-learn and numpy. libmxnet.so looks into its own folder
@@ -165,7 +165,7 @@ def link_libraries() -> List[str]:
 
 def main() -> int:
     with command("model.devices", writes_files=True) as outcome:
-        print(f"{len(link_libraries())} libraries linked beside libmxnet.so")
+        print(f"{len(link_libraries())} libraries linked next to libmxnet.so")
     return outcome.code
 
 

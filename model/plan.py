@@ -85,7 +85,7 @@ class Plan:
         if saving.model_load_epoch and not saving.retrain:
             raise UsageError(f"--model-load-epoch={saving.model_load_epoch} needs --retrain")
         if saving.retrain and saving.overwrite:
-            raise UsageError("--retrain goes on, --overwrite starts anew: give one of them")
+            raise UsageError("--retrain resumes, --overwrite starts again: give one of them")
         if self.finetuning.freeze != "none" and not (self.finetuning.pretrained or saving.retrain):
             raise UsageError(f"--freeze {self.finetuning.freeze} needs --pretrained")
         if not Path(saving.model_prefix + "x").name[:-1]:

@@ -80,7 +80,7 @@ class Recipe(Flags):
     recipe: str = flag(
         "2017",
         "set of defaults for the flags below and for --lr, --mom, --wd and --dropout, each of "
-        "which may be given beside it. 2017: those of --help. paper: Chollet 2017 for ImageNet: "
+        "which may be given with it. 2017: those of --help. paper: Chollet 2017 for ImageNet: "
         "sgd at 0.045, times 0.94 every 2 epochs, --wd 0.00001, --dropout 0.5, --ema 0.9999. "
         "modern: cosine, warm-up over the first 25th of the epochs, --label-smoothing 0.1, "
         "--no-bias-decay, --ema 0.9999",
@@ -106,8 +106,8 @@ class Recipe(Flags):
         "step",
         "step: times --lr-factor at --lr-steps; exponential: times --lr-factor every "
         "--decay-epochs; cosine: down to --lr-min at the last epoch. With --retrain and --lr, step "
-        "and exponential go on from that rate with the decays that are still to come, and cosine "
-        "takes the epochs that are left from that rate down",
+        "and exponential continue from that rate with the remaining decays, and cosine "
+        "goes from that rate down over the remaining epochs",
         choices=_FACTORS,
         kept=True,
     )

@@ -75,12 +75,12 @@ def records(digits, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def workshop(records, tmp_path_factory):
-    """A folder with what the README's commands find: `records` under the names of each data set,
-    and a network trained on them for an epoch, as the checkpoints that are named."""
+    """A folder with what the commands of the documentation need: `records` under the names of each
+    data set, and a network trained on them for an epoch, under the names of each checkpoint."""
     folder = tmp_path_factory.mktemp("workshop")
-    for name in DATASETS:
-        data = DATASETS[name]
-        place = folder / "data" / ("mine" if name == "custom" else name)
+    custom = DATASETS["custom"]
+    for name, data in {**DATASETS, "mine": custom, "photos": custom}.items():
+        place = folder / "data" / name
         place.mkdir(parents=True)
         names = ((records.train, data.train_records[2]), (records.val, data.val_records))
         for ending, (source, copy) in itertools.product((".rec", ".idx"), names):
@@ -88,7 +88,10 @@ def workshop(records, tmp_path_factory):
     process = start(folder, *records.arguments, "--num-epochs=1", "--model-prefix=model/x")
     assert process.returncode == 0, process.stderr
     default = "xception-imagenet-0-0"
-    named = (("demo", 10), ("mine", 1), (default, 50), (default, 125))
+    named = (
+        *(("demo", 10), ("mine", 1), ("mine", 125), ("keras", 0), ("photos", 10)),
+        *((default, 50), (default, 125)),
+    )
     for prefix, epoch in named:
         for path in (folder / "model").glob("x-*[!k]"):  # all but the lock
             name = path.name.replace("x-", f"{prefix}-").replace("0001", f"{epoch:04d}")

@@ -1,8 +1,8 @@
-"""The flags of train_xception.py as the README's tables, made of what --help says.
+"""The flags of train_xception.py as tables, made from --help.
 
     python -m tests.flags
 
-writes them anew between the README's two markers; a test finds tables that are not the parser's.
+writes them between the two markers of model/FLAGS.md; a test compares them with the parser.
 """
 
 import os
@@ -13,7 +13,7 @@ from unittest import mock
 
 from model.plan import make_parser
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "model" / "FLAGS.md"
 BEGIN = "<!-- The flags: python -m tests.flags writes them. -->\n"
 END = "<!-- The end of the flags. -->\n"
 
@@ -81,16 +81,16 @@ def _marked(text):
     return re.sub(r"--[a-z][a-z-]*[a-z]=?", r"`\g<0>`", text)
 
 
-def parts_of(readme: str) -> tuple:
+def parts_of(page: str) -> tuple:
     """Return (what is before the tables, the tables, what is after them)."""
-    before, rest = readme.split(BEGIN)
+    before, rest = page.split(BEGIN)
     between, after = rest.split(END)
     return before, between, after
 
 
 def main() -> int:
-    before, _, after = parts_of(README.read_text())
-    README.write_text(before + BEGIN + tables() + END + after)
+    before, _, after = parts_of(PAGE.read_text())
+    PAGE.write_text(before + BEGIN + tables() + END + after)
     return 0
 
 

@@ -138,7 +138,7 @@ def _copying(target: Path):
 
 def without_bad_records(path, num_thread: int) -> tuple:
     """Return (a file of the good records of `path`, [what is left out]): `path` itself where all
-    are good, else NAME.clean.rec beside it, or in the user's cache if that folder can't be written
+    are good, else NAME.clean.rec next to it, or in the user's cache if that folder can't be written
     to. What was found is kept in NAME.clean.json there, for as long as the file is the same."""
     path = Path(path)
     clean = _folder_for_copy(path) / path.with_suffix(".clean.rec").name
@@ -169,8 +169,8 @@ def without_bad_records(path, num_thread: int) -> tuple:
 
 
 def _folder_for_copy(path: Path) -> Path:
-    """Return where a copy of records can be: beside them or, if nobody can write there, in a folder
-    of their own in the user's cache."""
+    """Return the folder for a copy of records: theirs or, if it can't be written, one of their own
+    in the user's cache."""
     if os.access(path.parent, os.W_OK):
         return path.parent
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

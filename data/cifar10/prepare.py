@@ -9,7 +9,7 @@ SOURCE is one of
   test/CLASS/*, PNG or JPEG of 32x32 pixels, as many mirrors have them.
 
 Writes train.rec (50,000 images) and val.rec (the 10,000 test images), each with its index, and
-classes.txt beside this file. The pixels of the source are stored without loss (PNG). A record file
+classes.txt next to this file. The pixels of the source are stored without loss (PNG). A record file
 that is finished is not made again.
 """
 

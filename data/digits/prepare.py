@@ -2,7 +2,7 @@
 
     python -m data.digits.prepare
 
-writes train.rec (1,437 images) and val.rec (360), each with its index, and classes.txt beside this
+writes train.rec (1,437 images) and val.rec (360), each with its index, and classes.txt next to this
 file. The images are scikit-learn's `load_digits` (8x8 pixels, 0..16), enlarged to 32x32 RGB. The
 split is stratified by class and always the same.
 """

@@ -1,4 +1,4 @@
-"""Names of classes: the file beside records that lists them."""
+"""Names of classes: the file next to records that lists them."""
 
 from pathlib import Path
 from typing import Iterable, List, Optional
@@ -6,12 +6,12 @@ from typing import Iterable, List, Optional
 from data import DataError
 from log.files import PathLike, read_text, write_whole
 
-#: The file beside training records that names the classes, one a line, in label order.
+#: The file next to training records that names the classes, one a line, in label order.
 CLASSES = "classes.txt"
 
 
 def class_names(rec: PathLike) -> Optional[List[str]]:
-    """Return the class names in the file `CLASSES` beside the records, None where there is none."""
+    """Return the class names in the file `CLASSES` next to the records, None if there is none."""
     path = Path(rec).with_name(CLASSES)
     return read_class_names(path) if path.exists() else None
 

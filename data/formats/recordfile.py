@@ -85,7 +85,7 @@ class _Damage(Exception):
 def walk(path, number: int = 0, offset: int = 0) -> Iterator[Found]:
     """Yield what is in a record file, in order, from record `number`, which is at `offset`.
 
-    Behind damaged framing it goes on at the next magic word; what is between counts as one record.
+    After damaged framing it continues at the next magic word; what is between is one record.
     Raises DataError where the file can't be read.
     """
     try:
@@ -175,7 +175,7 @@ def unpacked(record: bytes) -> tuple:
     flag, label, number, second = _HEADER.unpack_from(record)
     if second >> 32 == _CHECKSUM_MARK:
         if second & 0xFFFFFFFF != _crc(record):
-            raise ValueError("its checksum is another: damaged")
+            raise ValueError("its checksum differs: damaged")
     elif second:
         raise ValueError(f"its header is damaged: the second number is {second}, not 0")
     image = record[_HEADER.size :]
@@ -220,11 +220,11 @@ class Records:
         return len(self.labels)
 
 
-#: So many records ahead the disk is told what will be read: it answers several at a time.
+#: How many records ahead the disk is asked for: it answers several requests at a time.
 _AHEAD = 512
 # Of an index: 60 million records' lines.
 _INDEX_LIMIT = 1 << 30
-# A frame, and of a record's header the flag, the label and the label behind it.
+# A frame, and of a record's header the flag, the label, and the label after it.
 _HEAD = struct.Struct("<4sIIf16xf")
 
 
@@ -292,7 +292,7 @@ def _check_index(records, index):
         )
     raise DataError(
         f"{path}: not the index of {records.path}: it {differ}: "
-        "delete it, training does without, or pack anew"
+        "delete it (training works without an index), or pack again"
     )
 
 

@@ -7,11 +7,11 @@ VAL    ILSVRC2012_img_val.tar, a folder with all of its images, or one like TRAI
 DEVKIT ILSVRC2012_devkit_t12.tar.gz or what it holds as a folder; it knows the validation images'
        classes, where VAL is not sorted into folders
 
-writes, beside this file, the records that the 2017 script names, with their indexes:
+writes, next to this file, the records that the 2017 script names, with their indexes:
 train_480_q90.rec (short side 480 pixels, JPEG quality 90), train_256_q90.rec and val_256_q90.rec;
 and classes.txt, the class folders' names in the order of the labels, which is the alphabet's.
-The training images are shuffled. Nothing is unpacked beside a part at a time. When it is
-interrupted, the same command goes on.
+The training images are shuffled. Nothing is unpacked to the disk. After an
+interruption, the same command resumes.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The work behind data.pack: images found, divided, decoded, and written as records."""
+"""The work of data.pack: images found, divided, decoded, and written as records."""
 
-#: Images between two places that an interrupted run goes on from.
+#: Images between two places from which an interrupted run resumes.
 CHUNK = 1000

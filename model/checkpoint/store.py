@@ -156,7 +156,7 @@ class Checkpoints(SavedGenerations):
     def save(
         self, place: Place, symbol_json: str, params: Arrays, states: Arrays, run: RunState
     ) -> int:
-        """Write a generation beside those that are there; return its size in bytes.
+        """Write a generation in addition to those that exist; return its size in bytes.
 
         params, states : name -> numpy array. run : anything that JSON holds.
         Raises ModelError if it can't be written; earlier generations stay as they are.
@@ -204,7 +204,7 @@ class Checkpoints(SavedGenerations):
             write_whole(self.names.description(place), described.to_json())
 
     def remove(self, places: Iterable[Place]) -> None:
-        """Delete generations, the .json first: what is left of one is never taken for whole."""
+        """Delete generations, the .json first: what is left of one never counts as whole."""
         with _errors_in_one_line():
             for place in places:
                 for path in (

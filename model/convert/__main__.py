@@ -46,7 +46,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     with command("model.convert", writes_files=True) as outcome:
         args = parse_arguments(argv)
-        import_mxnet()  # conversions import what needs it when they run, behind this door
+        import_mxnet()  # conversions import what needs it when they run, after this door
         print(args.conversion.run(args, outcome))
     return outcome.code
 

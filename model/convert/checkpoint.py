@@ -43,7 +43,7 @@ class Source:
     path : where it was.
     params : entries of a checkpoint, ``arg:NAME`` and ``aux:NAME``, float32. Without
         ``arg:fc1_bias`` the network ends in its features.
-    arguments : of get_xception_symbol, but for the classes.
+    arguments : of get_xception_symbol, except the classes.
     epoch : of the checkpoint to write.
     assumed : what `path` does not say about the network.
     """
@@ -63,8 +63,8 @@ def check_free(prefix: str) -> None:
 
 
 def write(source: Source, args: argparse.Namespace, outcome: Outcome) -> str:
-    """Write the checkpoint; return the name of its .params file. All that can fail but for the
-    writing comes first."""
+    """Write the checkpoint; return the name of its .params file. All that can fail, except the
+    writing, comes first."""
     arguments = dict(source.arguments)
     if "arg:fc1_bias" in source.params:
         arguments["num_classes"] = len(source.params["arg:fc1_bias"])

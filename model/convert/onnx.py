@@ -13,7 +13,7 @@ from model.network.layers import architecture
 #: The operators' version that MXNet 1.9.1 exports, and the file format's of that time, 2020.
 OPSET, IR_VERSION = 13, 7
 # Not in the exported graph: casts, as it is in float32 throughout, what does nothing in inference,
-# and the slices that reverse an image before and behind max-pooling, which MXNet can't export and
+# and the slices that reverse an image before and after max-pooling, which MXNet can't export and
 # ONNX, which has 'same' pooling, does not need.
 _LEFT_OUT = ("Cast", "Dropout", "slice")
 

@@ -75,7 +75,7 @@ def _with_names_of_today(arrays: Arrays) -> Arrays:
 
 
 def _names(layer: Layer, naming: str) -> Tuple[str, str, str]:
-    """(each kernel's name but for its number, the convolution before the BatchNorm, that)."""
+    """(each kernel's name except its number, the convolution before the BatchNorm, that)."""
     if naming == _2017:
         return f"{layer.depthwise}_", layer.pointwise, f"{layer.name}_bn"
     pointwise = "_pointwise_kernel" if layer.separable else ""

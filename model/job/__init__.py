@@ -17,7 +17,7 @@ when it is lost, or has ended. So the loss of any process ends all of them.
     cluster       what a worker sees of the others
     watch         ends a process that waits for something that does not come
     gathering     meets the other roles, and notices the loss of one
-    exchange      what workers tell each other beside gradients
+    exchange      what workers send each other, other than gradients
     sums          adds up the gradients of all workers
     server        what a server does with them
 """

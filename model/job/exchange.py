@@ -1,8 +1,8 @@
-"""What workers tell each other beside gradients.
+"""What workers send each other, other than gradients.
 
 Everything goes through the parameter server, as sums that all but one worker add nothing to: no
 other port, no other protocol. With dist_async the servers can't sum, and each worker is by itself
-but for the gradients.
+except the gradients.
 """
 
 import contextlib

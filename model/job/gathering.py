@@ -63,12 +63,12 @@ class _Lost:
         if self._role == "scheduler":
             names = [name for name, node in self._others if self._dead(node, self._timeout)]
             if names:
-                return f"lost {', '.join(names)}: no sign of life for {self._timeout} s"
+                return f"lost {', '.join(names)}: no heartbeat for {self._timeout} s"
         elif self._dead(_SCHEDULER, self._timeout):
             at = "{DMLC_PS_ROOT_URI}:{DMLC_PS_ROOT_PORT}".format(**os.environ)
             return (
-                f"no sign of life of the scheduler, {at}, for {self._timeout} s: it is lost, or "
-                "has ended because another role is: its own last line tells"
+                f"no heartbeat of the scheduler, {at}, for {self._timeout} s: it is lost, or "
+                "has ended because another process is: its last line says which"
             )
         return None
 

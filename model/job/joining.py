@@ -28,7 +28,7 @@ def joined(devices: Devices) -> Iterator[Alone]:
     """Load mxnet, join the job of --kv-store, and leave it when the body is done.
 
     Yield the other workers, `Alone` if there are none. A scheduler or server serves until the job
-    is over, and ends the process. What ends this worker is told to the others, so that they end.
+    is over, and ends the process. An error that ends this worker is sent to the others, which end.
     Raises ModelError if mxnet can't be loaded or the job can't be joined.
     """
     role = role_of_this_process(devices.kv_store)

@@ -29,7 +29,7 @@ def run_server(
             try:
                 function(*args)
             except Exception as error:
-                end(f"a server can't go on: {type(error).__name__}: {error}")
+                end(f"a server can't continue: {type(error).__name__}: {error}")
 
         return call
 
@@ -39,8 +39,7 @@ def run_server(
         if adds_in_order(kv_store, workers):
             kvstore._set_updater(ending(OrderedSum(workers, servers)))
         elif "_async" in kv_store:
-            # A pickle may name any function to be called, and whoever reaches a server's port may
-            # send one.
+            # A pickle may name any function to call, and anyone who reaches a port may send one.
             optimizer = unpickle(body, _OF_AN_OPTIMIZER)
             kvstore._set_updater(ending(mx.optimizer.get_updater(optimizer)))
 

@@ -1,1 +1,1 @@
-"""A training run: what it is made of, how it goes on from a checkpoint, what it keeps."""
+"""A training run: what it is made of, how it resumes from a checkpoint, what it keeps."""

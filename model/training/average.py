@@ -1,7 +1,7 @@
 """The average of the parameters over a run (Polyak and Juditsky 1992), exponentially weighted.
 
-Kept beside the parameters, it is what is validated, and each checkpoint leaves it as a network of
-its own, PREFIX-ema-0003.params and so on.
+It is what is validated. Each checkpoint also leaves it as a network of its own,
+PREFIX-ema-0003.params and so on.
 """
 
 from pathlib import Path

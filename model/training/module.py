@@ -184,7 +184,7 @@ class ResumableModule(SynchronizedModule):
         differ = {name: array for name, array in arrays.items() if name[:-1] in statistics}
         return {**arrays, **state.broadcast_arrays(differ, 0, self._cluster)}
 
-    # The state beside the parameters, as in model.training.state
+    # The state in addition to the parameters, as in model.training.state
 
     def training_state(self, at_epoch_end: bool) -> state.Arrays:
         """Return all that the parameters don't hold."""

@@ -79,7 +79,7 @@ class Method:
 
 
 def kind_of_states(settings: dict) -> tuple:
-    """Return what must be the same for the optimizer's states of a checkpoint to be gone on with.
+    """Return what must be the same for a run to resume with a checkpoint's optimizer states.
 
     settings : of the run that wrote it.
     """

@@ -1,4 +1,4 @@
-"""Where the figures of a run go: the files beside its text log, the terminal, TensorBoard."""
+"""Where the figures of a run go: the files next to its text log, the terminal, TensorBoard."""
 
 import shlex
 import sys
@@ -47,7 +47,7 @@ def open_report(run: Run) -> Report:
 
 
 def _log_file(run: Run) -> Path:
-    """Return the text log that other files can be put beside. Beside one that goes to no file, such
+    """Return the text log that other files can be put next to. Next to one that is not a file, such
     as /dev/null, none can be."""
     log_file = Path(run.log_file)
     if log_file.is_file() or not run.checkpoints:

@@ -46,13 +46,13 @@ def find_generation(plan: Plan, checkpoints: Checkpoints, notices: Notices) -> O
         if places and not saving.overwrite:
             raise ModelError(
                 f"{saving.model_prefix} has checkpoints, the last of {places[-1]}: "
-                "--retrain goes on from them, --overwrite starts anew"
+                "--retrain resumes, --overwrite starts again"
             )
         return None
     if saving.retrain == "auto" and all(map(checkpoints.is_unfinished, places)):
         left = ", ".join(f"{saving.model_prefix}-{place.stem}" for place in places)
-        passing = f", and passes over what was never finished: {left}" if left else ""
-        notices.info(f"no checkpoint yet: starts anew{passing}")
+        passing = f", and skips unfinished files: {left}" if left else ""
+        notices.info(f"no checkpoint yet: starts a new run{passing}")
         return None
     if not places:
         raise ModelError(f"{saving.model_prefix} has no checkpoint: leave out --retrain")
@@ -66,18 +66,18 @@ def find_generation(plan: Plan, checkpoints: Checkpoints, notices: Notices) -> O
     _check_resumable(generation, checkpoints)
     later = [place for place in places if place > generation.place]
     if later:
-        notices.info(f"the checkpoints up to {later[-1]} are replaced as this run comes to them")
-    notices.info(f"goes on from {checkpoints.params_file(generation.place)}, {generation.place}")
+        notices.info(f"the checkpoints up to {later[-1]} are replaced as this run reaches them")
+    notices.info(f"resumes from {checkpoints.params_file(generation.place)}, {generation.place}")
     return generation
 
 
 def _newest(checkpoints: Checkpoints, notices: Notices) -> Generation:
     generation, passed_over = checkpoints.newest()
     for error in passed_over:
-        notices.info(f"passed over {error}")
+        notices.info(f"skipped {error}")
     if generation is None:
         reasons = "; ".join(passed_over)
-        raise ModelError(f"{checkpoints.prefix}: no checkpoint of it can be used: {reasons}")
+        raise ModelError(f"{checkpoints.prefix}: none of its checkpoints can be used: {reasons}")
     return generation
 
 
@@ -136,7 +136,7 @@ def agree_on_generation(
     if cluster.rank == writer:
         notices.extend(own)
     else:
-        notices.info(f"goes on from worker {writer}'s checkpoint")
+        notices.info(f"resumes from worker {writer}'s checkpoint")
     if len({each["digest"] for each in offers}) > 1:
         content = found.to_bytes() if found and cluster.rank == writer else b""
         found = Generation.from_bytes(cluster.broadcast(content, writer))
@@ -167,7 +167,7 @@ def resume_point(
             )
     if place.batch and saved["batches"] != batches:
         place = Place(place.epoch, place.batch * batches // saved["batches"])
-        notices.info(f"{saved['batches']} batches an epoch then, {batches} now: goes on at {place}")
+        notices.info(f"{saved['batches']} batches an epoch then, {batches} now: resumes at {place}")
     num_epochs = plan.training.num_epochs
     if place.epoch >= num_epochs:
         notices.info(
@@ -175,7 +175,7 @@ def resume_point(
         )
     _check_rate(plan, saved, then)
     if lr and not (plan.saving.retrain == "auto" and lr == saved["lr"]):
-        # With --lr the schedule begins here; without, it goes on.
+        # With --lr the schedule begins here; without, it continues.
         began = f"; the run began with {saved['lr']:g}" if saved["lr"] else ""
         notices.info(f"--lr: {lr:g} from epoch {place.epoch} on{began}")
         return ResumePoint(place, lr, place.epoch)

@@ -23,7 +23,7 @@ class SavingPolicy:
     last_epoch : of the run (or its first, if nothing is left to train): it has one in any case.
     every_epochs : epochs between two checkpoints. every_batches : batches between two within an
         epoch, None for none.
-    keep : how many of the newest to keep beside the best one, None for all.
+    keep : how many of the newest to keep in addition to the best one, None for all.
     overwrite : the first checkpoint replaces all that are there.
     """
 

@@ -48,7 +48,7 @@ class Schedule:
         that is later, to `lowest` at epoch `end`.
     warmup : in the first `warmup` epochs of the run the rate rises linearly, update by update, to
         what it would be without (Goyal et al. 2017, section 2.2).
-    lowest : no rate is below it, but for the warm-up's.
+    lowest : no rate is below it, except the warm-up's.
     """
 
     lr: float

@@ -24,7 +24,7 @@ class Start:
     generation : the checkpoint that the run resumes from; None for a new run.
     arg_params, aux_params : parameters to start with; None to draw all of them at random.
     is_pretrained : the parameters are of another network: those they lack are drawn at random.
-    states : what is beside the parameters (`model.training.state`); None for a new run.
+    states : what else training holds (`model.training.state`); None for a new run.
     first_update : updates of the run before the first one that the optimizer counts.
     """
 
@@ -94,7 +94,7 @@ def usable_states(
         # Counted in the updates of that run, which may have been larger ones.
         first_update = run["first_update"] * updates.before(place) // run["updates"]
     if kind_of_states(run["settings"]) != kind_of_states(settings):
-        # Other parameters or another optimizer: its state starts anew, and so does its count.
+        # Other parameters or another optimizer: its state starts again, and so does its count.
         states = {key: array for key, array in states.items() if ":" not in key}
         first_update = updates.before(place) if method.counts_updates() else 0
     accumulate = run["settings"].get("accumulate", 1)

@@ -1,4 +1,4 @@
-"""All that training holds beside the parameters, as numpy arrays by name, and back.
+"""All that training holds in addition to the parameters, as numpy arrays by name, and back.
 
     NAME:i   the i-th state that the optimizer has of parameter NAME (for nag, its momentum)
     NAME@k   moving statistic NAME on device k of several, within an epoch: each device keeps its

@@ -83,7 +83,7 @@ class Stopping:
     def _log_stop(self, by: str, place: Place) -> None:
         _log.info(
             "stopped %sat %s; the same command with --retrain, and without --lr and "
-            "--model-load-epoch, goes on", by, place,
+            "--model-load-epoch, resumes", by, place,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Own JSON files, damaged or of another form: one line, or passed over, never a traceback."""
+"""Own JSON files, damaged or of another form: one line, or skipped, never a traceback."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def test_retrain_passes_over_a_damaged_checkpoint(place, capsys, damage):
     (place / "m-0002.json").write_bytes(DAMAGE[damage](content))
     code, out, error = call(place, f"{RETRAIN[:-1]}3", capture=capsys)
     assert (code, error) == (0, "")
-    assert "passed over m-0002.json: " in out and "goes on from m-0001.params" in out
+    assert "skipped m-0002.json: " in out and "resumes from m-0001.params" in out
 
 
 @pytest.mark.parametrize(

@@ -285,7 +285,7 @@ def test_without_bad_records_remembers(good, tmp_path, monkeypatch):
     rec = tmp_path / "some.rec"
     rec.write_bytes(content)
     clean, bad = checking.without_bad_records(rec, 2)
-    assert bad == [f"record 3 at byte {offsets[3]}: its checksum is another: damaged"]
+    assert bad == [f"record 3 at byte {offsets[3]}: its checksum differs: damaged"]
     assert len(read_all(tmp_path / "some.clean.rec")) == COUNT - 1
     assert clean == str(tmp_path / "some.clean.rec")
     with monkeypatch.context() as patch:

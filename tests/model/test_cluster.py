@@ -239,7 +239,7 @@ def test_a_stopped_and_a_killed_job_go_on_exactly_from_one_disk(train):
     job = train("stopped", *flags, "--retrain", **roles)
     assert set(job.codes().values()) == {0}, job.outputs("")
     (stopped,) = job.with_checkpoint()
-    assert any("goes on from" in output for output in job.outputs())
+    assert any("resumes from" in output for output in job.outputs())
     one, other = states_of(through, 2), states_of(stopped, 2)
     assert one.run["validation"] == other.run["validation"]
     for kind in ("params", "states"):
@@ -284,7 +284,7 @@ def test_the_loss_of_any_role_ends_the_job(train):
         for name in codes:
             if name != "scheduler-0":
                 last = job.output(name).splitlines()[-1]
-                assert "error: no sign of life of the scheduler, 127.0.0.1:" in last
+                assert "error: no heartbeat of the scheduler, 127.0.0.1:" in last
         (folder,) = job.with_checkpoint()
         generation, passed_over = Checkpoints(folder / "x").newest()
         # A process that ends in the middle of writing leaves a part of a newer one.
@@ -343,10 +343,10 @@ def test_a_cut_link_ends_the_job(train, machines):
     job.await_line("Saved checkpoint")
     cut("worker-1")
     assert set(job.codes().values()) == {1}, job.outputs("")
-    assert re.search(r"error: lost worker \d: no sign of life for 4 s", job.output("scheduler-0"))
+    assert re.search(r"error: lost worker \d: no heartbeat for 4 s", job.output("scheduler-0"))
     for name in ("worker-0", "worker-1", "server-0"):
         last = job.output(name).splitlines()[-1]
-        assert "error: no sign of life of the scheduler, 10.77.0.1:" in last
+        assert "error: no heartbeat of the scheduler, 10.77.0.1:" in last
     assert len(job.with_checkpoint()) == 1
 
 
@@ -421,7 +421,7 @@ def test_a_server_runs_no_code_that_is_sent_to_it(tmp_path):
     for job in jobs.values():
         job.codes()
     assert not list(tmp_path.rglob("broken-into"))
-    refusal = "a server can't go on: UnpicklingError: it names posix.mkdir"
+    refusal = "a server can't continue: UnpicklingError: it names posix.mkdir"
     assert refusal in jobs["dist_async"].output("server-0")
 
 

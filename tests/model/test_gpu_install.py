@@ -123,7 +123,7 @@ def test_cuda_build_is_usable_from_any_script(scratch):
     for _ in range(2):  # the second finds every link there
         linked = python("-m", "model.devices", cwd=ROOT)
         assert linked.returncode == 0, linked.stderr
-        assert linked.stdout.endswith("libraries linked beside libmxnet.so\n")
+        assert linked.stdout.endswith("libraries linked next to libmxnet.so\n")
 
     used = python("-c", USE, PYTHONPATH=str(ROOT))
     assert used.returncode == 0, used.stderr

@@ -19,9 +19,11 @@ import yaml
 from tests.runs import ROOT
 
 LAUNCH = ROOT / "model/launch"
-# The README's line for a run that nobody watches.
+# The page's line for a run under supervision.
 (SUPERVISED,) = re.findall(
-    "^    (until model/launch/local.sh .*)", (ROOT / "README.md").read_text(), flags=re.MULTILINE
+    "^    (until model/launch/local.sh .*)",
+    (ROOT / "model" / "launch" / "README.md").read_text(),
+    flags=re.MULTILINE,
 )
 KUBERNETES = "1.31"
 
@@ -231,7 +233,7 @@ def test_a_shell_restarts_a_job_until_it_is_done(records, tmp_path):
                     break
         assert job.wait(240) == 0, (tmp_path / "out").read_text()
     log = (tmp_path / "x.log").read_text()
-    assert log.count("goes on from x-") == 1 and log.count("trained: x-0003.params") == 1
+    assert log.count("resumes from x-") == 1 and log.count("trained: x-0003.params") == 1
 
 
 @pytest.mark.parametrize("code", [0, 2, 143])

@@ -1,4 +1,4 @@
-"""The README and the front door: what they tell the user to type."""
+"""The documentation and the front door: what they tell the user to type."""
 
 import argparse
 import fnmatch
@@ -12,11 +12,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import cv2
-import mxnet as mx
 import numpy as np
 import pytest
 
@@ -24,50 +22,52 @@ import train_xception
 from model.plan import Plan, make_parser
 from model.recipes import RECIPES
 from tests import flags
+from tests.readme.pages import FRONT, PAGES, TEXT, anchors
 from tests.runs import ROOT
 
-README = (ROOT / "README.md").read_text()
+
+def python_of(page: str) -> str:
+    """Return the page's only block of Python."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGES[page], flags=re.DOTALL)
+    return snippet
+
+
+def test_the_front_page_is_short():
+    assert FRONT.count("\n") <= 200
+    assert len(FRONT.split()) <= 1500
 
 
 def test_the_snippet_runs(tmp_path):
     """Another script, somewhere else, that finds this folder as its PYTHONPATH."""
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     process = subprocess.run(
-        [sys.executable, "-c", snippet],
+        [sys.executable, "-c", python_of("README.md")],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout.split("\n")[1] == "(2, 1024)"
+    assert process.stdout == "[(1, 1000)]\n"
 
 
 def commands() -> list:
-    """Every command of the README, once: the lines of indented blocks, but for those of Python, and
-    what stands between the lines and begins as one of this project's."""
-    blocks = re.findall(r"(?:^    \S.*\n)+", README, flags=re.MULTILINE)
-    found = [
-        line.split("  #")[0].strip() for block in blocks if block != SNIPPET
-        for line in block.splitlines()
-    ]  # fmt: skip
+    """Every command of the pages, once: the lines of indented blocks, and code in a sentence that
+    begins as a command of this project."""
+    text = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^    (\S.*)$", text, flags=re.MULTILINE)
+    found = [line.split("  #")[0].strip() for line in found]
     program = r"python (?:-u )?(?:-m )?\w|\./run\.sh|model/launch/\S+ |sbatch|kubectl"
     begin = rf"(?:[A-Z_]+=\S+ )?(?:{program})"
-    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", README)
+    spans = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
     found += [span for span in spans if re.match(begin, span)]
     return list(dict.fromkeys(found))
 
-
-#: The block of Python that goes on from what ./run.sh has trained.
-(SNIPPET,) = re.findall(
-    r"(?:^    \S.*\n)+", README[README.index("here those of `./run.sh`") :], re.M
-)[:1]
 
 #: A command as fnmatch has it -> the test that runs it: as it stands but for fewer and smaller
 #: images, fewer epochs, CPUs in the place of GPUs, and other folders. The first that fits counts,
 #: and NOT_RUN before these.
 RUN_BY = {
-    "python -m data.pack images data/mine": "test_own_images_from_folders_to_training",
+    "python -m data.pack *": "test_own_images_from_folders_to_training",
     "python -u train_xception.py * --model-prefix model/mine": (
         "test_own_images_from_folders_to_training"
     ),
@@ -77,6 +77,7 @@ RUN_BY = {
     "python -m model.evaluate model/mine *": "test_own_images_from_folders_to_training",
     "python -m data.imagenet.prepare *": "test_imagenet_labels_follow_the_alphabet",
     "python -m data.cifar10.prepare *": "test_cifar10_records_hold_exactly_the_pixels",
+    "python -m data.digits.prepare": "test_digits_records_are_always_the_same",
     "python train_xception.py --help": "test_help_is_quick_grouped_and_says_every_default",
     "model/launch/local.sh *": "test_local_job_ends_as_its_workers_do",
     "until model/launch/local.sh *": "test_a_shell_restarts_a_job_until_it_is_done",
@@ -87,10 +88,11 @@ RUN_BY = {
         "test_what_a_checkpoint_does_not_say_is_assumed_aloud_or_given"
     ),
     "python -m model.evaluate model/demo-int8 *": "test_commands_on_what_was_trained",
+    "python -m model.evaluate model/photos *": "test_commands_on_what_was_trained",
     "python -m model.predict *": "test_commands_on_what_was_trained",
     "find . -name '*.jpg' | python -m model.predict *": "test_commands_on_what_was_trained",
     "python -m log.plot_curves *--live": "test_live_draws_again_what_has_changed",
-    "python -m log.plot_curves": "test_curves_are_drawn",
+    "python -m log.plot_curves *--out *": "test_curves_are_drawn",
     "python -m model.convert keras *": "test_keras_gives_the_same_outputs",
     "python -m model.convert sliced *": "test_sliced_networks_give_the_same_outputs",
     "python -m model.convert to-keras *": "test_back_to_keras",
@@ -99,6 +101,9 @@ RUN_BY = {
 
 #: A command -> why no test runs it.
 NOT_RUN = {
+    "python -m data.pack": "named without its arguments",
+    "export *": "variables for processes that are started by hand on two machines",
+    "python -m tests.flags": "writes model/FLAGS.md, which a test compares with the parser",
     "./run.sh": "takes minutes; it is the first thing to try by hand",
     "./run.sh setup": "downloads, and changes .venv: the tests run in what it has made",
     "./run.sh train": "is train_xception.py in .venv, which setup makes",
@@ -143,7 +148,7 @@ class _Parsed(Exception):
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in commands() if c.startswith("python -m tests.benchmark.")]
+    "command", [c for c in commands() if re.match(r"python -m tests\.benchmark\.[a-z]", c)]
 )
 def test_benchmarks_have_the_arguments_that_they_are_given(command, monkeypatch):
     """They are not run: each is begun, and ends when its parser has taken the words."""
@@ -224,7 +229,7 @@ def test_training_commands_train(command, in_workshop, tmp_path, capsys):
 
 
 def test_commands_on_what_was_trained(in_workshop, capfd):
-    """As they stand, in the README's order."""
+    """As they stand, in the order of the pages."""
     (in_workshop / "photos").mkdir()
     for i, name in enumerate(("cat.jpg", "photos/1.jpg", "photos/2.jpg")):
         cv2.imwrite(name, np.full((30, 40, 3), 90 * i, np.uint8))
@@ -240,19 +245,16 @@ def test_commands_on_what_was_trained(in_workshop, capfd):
     assert "data/mine/train-augmented.png" in said["data.verify"]
     assert said["model.quantize"] == "model/demo-int8-0010.params\n"
     assert "40 images of data/digits/val.rec" in said["model.evaluate"]
-    assert said["model.predict"].count("\n") == 3 * 4 + 1
+    assert said["model.predict"].count("\n") == 2 * 4 + 3 * 4 + 1
     assert len(np.load(in_workshop / "features.npz")["images"]) == 2
     assert len(json.loads((in_workshop / "found.json").read_text())) == 3
-    exec(textwrap.dedent(SNIPPET), {"mx": mx})
+    exec(python_of("model/README.md"))
 
 
 def test_own_images_from_folders_to_training(tmp_path):
-    """The README's commands for one's own images, as they stand there."""
-    lines = commands()
-    begin = next(i for i, line in enumerate(lines) if line.startswith("python -m data.pack"))
-    pack, train, verify, evaluate, ten_crop = lines[begin : begin + 3] + [
-        line for line in lines if "model.evaluate model/mine" in line
-    ]
+    """The commands of the front page that need images in folders, and the ten-crop evaluation."""
+    lines = run_by("test_own_images_from_folders_to_training")
+    pack, verify, train, evaluate, pack_photos, ten_crop = lines
     rng = np.random.RandomState(0)
     for name in ("cats", "dogs"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -266,7 +268,7 @@ def test_own_images_from_folders_to_training(tmp_path):
     python = f'python() {{ PYTHONPATH="{ROOT}" "{sys.executable}" "$@"; }}'
     scores = [line.replace(" 125 ", " 1 ") for line in (evaluate, ten_crop)]
     scores[1] = scores[1].replace("256,288,320", "36,48")
-    text = "\n".join([python, pack, verify, train, *scores])
+    text = "\n".join([python, pack, verify, train, *scores, "cp -r images photos", pack_photos])
     process = subprocess.run(
         ["bash", "-ec", text], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
@@ -276,21 +278,21 @@ def test_own_images_from_folders_to_training(tmp_path):
     accuracy = re.search(r"Validation-accuracy=(\S+)", process.stdout)[1]
     assert f"4 images of data/mine/val.rec\naccuracy {accuracy}" in process.stdout
     for name in ("data/mine/train-samples.png", "data/mine/val-augmented.png",
-                 "log/mine-confusion.csv"):  # fmt: skip
+                 "log/mine-confusion.csv", "data/photos/train.rec"):  # fmt: skip
         assert (tmp_path / name).exists()
 
 
 def test_files_of_a_run_are_documented():
     for name in ("x-symbol.json", "x-0003.params", "x-0003.states", "x-0003.json", "x-lock",
                  "x-best.params", "x-0003-000120"):  # fmt: skip
-        assert f"model/{name}" in README
+        assert f"model/{name}" in PAGES["model/README.md"]
 
 
 def test_the_tables_of_flags_are_the_parsers():
     told = [flag.split()[0] for _, _, rows in flags.groups() for flag, _, _ in rows]
     parser = make_parser()
     assert told == [action.option_strings[0] for action in parser._actions][1:]
-    _, between, _ = flags.parts_of(README)
+    _, between, _ = flags.parts_of(PAGES["model/FLAGS.md"])
     assert between == flags.tables(), "python -m tests.flags writes them anew"
     # A default of --help is what a run without flags gets; that of --lr is told in words.
     for name, value in RECIPES["2017"].items():
@@ -298,16 +300,17 @@ def test_the_tables_of_flags_are_the_parsers():
 
 
 def test_links_lead_somewhere():
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", README, flags=re.S), re.M)
-    # As GitHub and GitLab make them.
-    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
-    targets = re.findall(r"\]\(([^)\s]+)\)", README)
-    assert len(targets) > 8
-    for target in targets:
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif "://" not in target:
-            assert (ROOT / target).exists(), target
+    found = 0
+    for name, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)\s]+)\)", text):
+            if "://" in target:
+                continue
+            path, _, anchor = target.partition("#")
+            place = os.path.normpath(os.path.join(os.path.dirname(name), path) if path else name)
+            assert (ROOT / place).exists(), (name, target)
+            assert not anchor or anchor in anchors(PAGES[place]), (name, target)
+            found += 1
+    assert found > 20
 
 
 def test_run_sh_says_what_it_knows():

@@ -51,7 +51,7 @@ def test_going_back_takes_the_best_that_is_left(run, records, through, tmp_path)
         *arguments(records), "--model-prefix=x", "--retrain", "--model-load-epoch=3"
     )  # fmt: skip
     assert process.returncode == 0
-    assert "are replaced as this run comes to them" in process.stdout
+    assert "are replaced as this run reaches them" in process.stdout
     assert (tmp_path / "x-best.params").resolve().exists()
     assert os.readlink(tmp_path / "x-best.params") in ("x-0003.params", "x-0004.params")
 
@@ -66,7 +66,7 @@ def test_a_damaged_checkpoint_is_passed_over(run, records, through, tmp_path):
     by_number = run(*given, "--model-load-epoch=4")
     assert "x-0004.params: damaged" in refused(by_number)
     process = run(*given)
-    assert "passed over x-0004.params: damaged" in process.stdout
+    assert "skipped x-0004.params: damaged" in process.stdout
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
 
 

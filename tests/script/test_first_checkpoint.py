@@ -90,7 +90,7 @@ def killed(step, function, *arguments) -> bool:
 
 
 def go_on(prefix, ema=False, retrain="auto") -> tuple:
-    """Return (what `--retrain auto` goes on from, what it says)."""
+    """Return (what `--retrain auto` resumes from, what it prints)."""
     notices = Notices()
     checkpoints = AveragedCheckpoints(prefix)
     words = [f"--model-prefix={prefix}", *(["--ema=0.9"] if ema else [])]
@@ -114,7 +114,7 @@ def go_on(prefix, ema=False, retrain="auto") -> tuple:
 def test_retrain_auto_behind_a_kill_anywhere_in_the_first_checkpoint(
     before, has_another, ema, place, tmp_path
 ):
-    """It starts anew or goes on from the generation that is whole, with the network of that."""
+    """It starts a new run, or resumes from the generation that is whole, with its network."""
     found = []
     for step in itertools.count():
         folder = tmp_path / str(step)
@@ -134,7 +134,9 @@ def test_retrain_auto_behind_a_kill_anywhere_in_the_first_checkpoint(
                 assert np.array_equal({**generation.params, **generation.states}[name], array)
             found.append((number, generation.place))
         else:
-            assert len(said) == 1 and said[0].startswith("no checkpoint yet: starts anew"), said
+            assert len(said) == 1 and said[0].startswith("no checkpoint yet: starts a new run"), (
+                said
+            )
             assert all(f"{prefix}-{each.stem}" in said[0] for each in unfinished)
             found.append(None)
         # Then it comes to its first checkpoint again.
@@ -158,7 +160,7 @@ def test_a_run_killed_within_its_first_checkpoint_starts_anew(run, records, thro
     assert always.returncode == 2 and "x-0001.states has no x-0001.json" in always.stderr
     process = run(*given, "--checkpoint-epochs=2")
     assert process.returncode == 0, process.stderr
-    assert "starts anew, and passes over what was never finished: x-0001\n" in process.stdout
+    assert "starts a new run, and skips unfinished files: x-0001\n" in process.stdout
     assert not list(tmp_path.glob("x-0001*"))
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
 

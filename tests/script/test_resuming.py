@@ -21,7 +21,7 @@ def test_retrain_with_a_learning_rate_of_its_own(run, records, through, tmp_path
     assert "--lr: 0.001 from epoch 1 on; the run began with 0.1" in text
     # The newest is now the third of this run, not the fourth of the one before.
     process = run(*arguments(records), "--model-prefix=x", "--log-file=z.log", "--retrain")
-    assert "goes on from x-0003.params" in process.stdout
+    assert "resumes from x-0003.params" in process.stdout
     assert "Epoch[3] Learning-rate=0.0001" in process.stdout
 
 
@@ -37,7 +37,7 @@ def test_retrain_auto_starts_or_goes_on(records, through, tmp_path, monkeypatch,
         return capsys.readouterr().out
 
     said = says("--model-prefix=y")
-    assert "no checkpoint yet: starts anew" in said and "ready for epoch 0;" in said
+    assert "no checkpoint yet: starts a new run" in said and "ready for epoch 0;" in said
     began = json.loads((through / f"x-{EPOCHS:04d}.json").read_text())["run"]["lr"]
     for more in ((), (f"--lr={began}",)):
         said = says("--model-prefix=x", *more)

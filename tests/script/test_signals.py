@@ -57,7 +57,7 @@ def test_a_second_signal_ends_at_once(records, tmp_path):
 
 
 # Each state that the files of checkpoints can be left in, as moments for tests/moments.py; batches
-# 2, 4 ... of 12 have one, and each run goes on from what the one before has left.
+# 2, 4 ... of 12 have one, and each run resumes from what the one before has left.
 WINDOWS = (
     "rename x-symbol.json.part",
     "open x-0000-000002.params.part",
@@ -110,7 +110,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(records, through, tmp_pat
         out, err = process.communicate()
         if process.returncode == -signal.SIGKILL:
             killed += 1
-            places += "goes on from" in (out if window else first + out)
+            places += "resumes from" in (out if window else first + out)
             continue
         assert process.returncode == 0, err
         if killed >= kills():

@@ -33,7 +33,7 @@ from model.convert.keras.h5 import h5py_module
 
 #: The groups of the layers, named after their classes: today, and in TensorFlow 2.12 to 2.14.
 _LAYERS = ("layers", "_layer_checkpoint_dependencies")
-#: Groups beside layers that are not about the network's weights.
+#: Groups, other than layers, that are not about the network's weights.
 _NOT_LAYERS = ("optimizer", "seed_generator", "_metrics", "metrics", "compile_metrics")
 #: What a weights file within a .keras archive may take in memory: Xception with the states of an
 #: optimizer has 275 MB.
@@ -191,13 +191,13 @@ def _json_attribute(file: Any, name: str) -> Optional[Dict[str, Any]]:
 
 
 def _shards(path: Path, stack: contextlib.ExitStack) -> Group:
-    """The weights in the files that a .weights.json lists, which are beside it."""
+    """The weights in the files that a .weights.json lists, in its folder."""
     listed = json.loads(read_file(path, ModelError, _MAX_JSON))["weight_map"].values()
     names = {name for each in listed for name in (each if isinstance(each, list) else [each])}
     root = Group("")
     for name in sorted(names):
         if Path(name).name != name:
-            raise ModelError(f"{path}: {name!r} is not a file beside it")
+            raise ModelError(f"{path}: {name!r} is not a file in its folder")
         shard = path.with_name(name)
         _check_kind(shard)
         weights_by_class(_hdf5(shard, stack), root, shard)
@@ -235,7 +235,7 @@ def _names(group: Any, attribute: str) -> List[str]:
 
 
 def _groups(file: Any) -> Iterator[Any]:
-    """The groups of a file, not those behind links."""
+    """The groups of a file, without links."""
     h5py = h5py_module()
     for name in file:
         is_here = isinstance(file.get(name, getlink=True), h5py.HardLink)

@@ -48,7 +48,7 @@ class Node:
     """A call of a layer.
 
     names, places : of the models that it is in, from the outermost in, and its own.
-    constants : the numbers that are arguments beside `inputs`.
+    constants : the numbers that are arguments, next to `inputs`.
     """
 
     kind: str

@@ -336,7 +336,7 @@ def test_files_that_are_something_else(saved, tf, tmp_path, capsys):
         "weights.index": "a TensorFlow checkpoint; only TensorFlow reads it",
         "other.h5": "an HDF5 file, but not Keras': it has no layers",
         "other.zip": "a zip archive without config.json: not a .keras file",
-        "x.weights.json": "'../other.h5' is not a file beside it",
+        "x.weights.json": "'../other.h5' is not a file in its folder",
         "y.weights.json": "No such file or directory",
     }.items():
         assert main(["keras", str(tmp_path / name), str(tmp_path / "new")]) == 2, name
