@@ -124,7 +124,7 @@ def fit(
             batch_end_callback=callbacks.after_batch,
             epoch_end_callback=callbacks.after_epoch,
             begin_epoch=start.place.epoch,
-            num_epoch=run.plan.training.num_epochs,
+            num_epoch=callbacks.last_epoch,
         )
     return callbacks.summary()
 

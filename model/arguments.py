@@ -180,6 +180,14 @@ class Training(Flags):
         "N",
         shared=True,
     )
+    patience: Optional[int] = flag(
+        None,
+        "end the run when N epochs in a row have not improved the validation accuracy "
+        "(default: not)",
+        whole(1),
+        "N",
+        shared=True,
+    )
     lr: Optional[float] = flag(
         None,
         "learning rate (default: that of the recipe, 0.1 in 2017; with another --optimizer, "

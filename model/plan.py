@@ -100,6 +100,12 @@ class Plan:
             raise UsageError("--gpus and --cpus: give one of them")
         if self.training.lr_factor > 1:
             raise UsageError(f"--lr-factor: must be at most 1, not {self.training.lr_factor}")
+        if self.training.patience and not self.data.data_val:
+            raise UsageError("--patience is for runs with validation, and --data-val is empty")
+        if self.training.patience and devices.kv_store == "dist_async":
+            raise UsageError(
+                "--patience: not with --kv-store dist_async: only one worker validates"
+            )
         mixing = [f"--{name}" for name in ("mixup", "cutmix") if getattr(self.recipe, name)]
         if mixing and self.training.batch_size == 1:
             raise UsageError(f"{mixing[0]}: an image alone in its batch has none to be mixed with")

@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from typing import Iterator, Optional
+import logging
+from typing import Dict, Iterator, Optional
 
 import mxnet as mx
 
@@ -15,11 +16,14 @@ from model.training.batches import ValidationImages
 from model.training.checks import FiniteChecks
 from model.training.figures import Figures
 from model.training.module import ResumableModule
+from model.training.patience import OutOfPatience, Patience
 from model.training.run import Run
 from model.training.saving import CheckpointWriter, RunRecord, SavingPolicy
 from model.training.start import Start
 from model.training.stopping import ReadableBatches, Stopping
 from model.training.validation import Validation
+
+_log = logging.getLogger()
 
 
 class Callbacks:
@@ -37,6 +41,7 @@ class Callbacks:
         writer: CheckpointWriter,
         validation: Validation,
         stopping: Stopping,
+        patience: Patience,
         cluster: Alone,
         report: Report,
     ):
@@ -46,7 +51,7 @@ class Callbacks:
         self._writer = writer
         self._checks = FiniteChecks(module, figures.metric, lambda: writer.last)
         self._validation = validation
-        self._stopping = stopping
+        self._stopping, self._patience = stopping, patience
         self._cluster = cluster
         self._report = report
         self._epoch_done = start.place
@@ -96,7 +101,10 @@ class Callbacks:
             report,
         )
         batches = ReadableBatches(images, stopping)
-        return cls(module, batches, start, figures, writer, scorer, stopping, cluster, report)
+        patience = Patience(plan.training.patience)
+        return cls(
+            module, batches, start, figures, writer, scorer, stopping, patience, cluster, report
+        )
 
     @property
     def batches(self) -> ReadableBatches:
@@ -123,6 +131,8 @@ class Callbacks:
             try:
                 self._resume()
                 yield
+            except OutOfPatience:
+                pass
             except StopIteration:
                 # Module.fit: not one batch of an epoch could be read.
                 if self._writer.last != self._epoch_done:
@@ -138,6 +148,7 @@ class Callbacks:
             return
         self._module.restore_states(start.states)
         self._writer.resume(generation)
+        self._patience.resume(generation.run)
         if start.place.batch:
             sums = generation.run["figures"]
             self._figures.restore(sums, self._cluster.rank, start.place.batch)
@@ -146,6 +157,14 @@ class Callbacks:
             self._validate(start.place, True, *params)
             if self._stopping.signal:
                 raise self._stopping.interrupted(start.place)
+        if self._patience.is_over(start.place):
+            _log.info("%s: nothing to train", self._patience.reason)
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch up to which Module.fit trains: none, if the run's patience is over already."""
+        start = self._start.place
+        return start.epoch if self._patience.is_over(start) else self._writer.last_epoch
 
     # Module.fit's callbacks
 
@@ -181,26 +200,40 @@ class Callbacks:
         # First the checkpoint, then its score: validation may take long, and may be interrupted.
         if saved:
             self._save(place)
-        validated = self._validate(place, saved, *self._module.averaged(arg_params, aux_params))
+        figures = self._validate(place, saved, *self._module.averaged(arg_params, aux_params))
+        gives_up = figures is not None and self._patience.is_over(place)
         self._stopping.agree(place)
-        if self._stopping.signal and not saved:
+        if not saved and (self._stopping.signal or gives_up):
             self._save(place)
+            if figures and gives_up:
+                self._writer.add_validation(place, figures, self._patience.best)
         self._writer.prune()
-        if self._stopping.signal and not (validated and self._writer.is_last(place)):
+        finished = figures is not None and place.epoch == self._writer.last_epoch
+        if gives_up and not finished:
+            _log.info("%s", self._patience.reason)
+            raise OutOfPatience
+        if self._stopping.signal and not finished:
             raise self._stopping.interrupted(place)
 
-    def _validate(self, place: Place, saved: bool, arg_params: dict, aux_params: dict) -> bool:
-        """Validate these parameters; return False if a signal came between."""
+    def _validate(
+        self, place: Place, saved: bool, arg_params: dict, aux_params: dict
+    ) -> Optional[Dict[str, float]]:
+        """Validate these parameters. Return the figures, none if there are no validation images;
+        None if a signal came between."""
         if not self._validation.is_wanted:
-            return True
+            return {}
         values = self._validation.score(place, arg_params, aux_params)
         if self._stopping.unreadable:
             if not saved:
                 self._save(place)
             self._stopping.raise_unreadable(self._validation.error)
-        if values and saved:
-            self._writer.add_validation(place, dict(values))
-        return values is not None
+        if values is None:
+            return None
+        figures = dict(values)
+        self._patience.add(place, figures["accuracy"])
+        if saved:
+            self._writer.add_validation(place, figures, self._patience.best)
+        return figures
 
     def _save(self, place: Place) -> None:
         """Write a checkpoint. All workers call it: each has a part of what is in it."""
@@ -214,7 +247,7 @@ class Callbacks:
         if place.batch:
             own = json.dumps(self._figures.metric.sums()).encode()
             sums = [json.loads(each) for each in self._cluster.gather(own)]
-        self._writer.write(place, params, states, sums)
+        self._writer.write(place, params, states, sums, self._patience.best)
 
 
 def _way_out(error: RuntimeError) -> str:

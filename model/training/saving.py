@@ -95,8 +95,9 @@ class CheckpointWriter:
     def is_due(self, place: Place) -> bool:
         return self._policy.is_due(place)
 
-    def is_last(self, place: Place) -> bool:
-        return place == Place(self._policy.last_epoch)
+    @property
+    def last_epoch(self) -> int:
+        return self._policy.last_epoch
 
     def resume(self, generation: Generation) -> None:
         """Take over which epoch up to `generation` is the best, and link it."""
@@ -105,11 +106,17 @@ class CheckpointWriter:
             self._checkpoints.set_best(Place(self.best["epoch"]) if self.best else None)
 
     def write(
-        self, place: Place, params: Arrays, states: Arrays, sums_of_workers: Optional[List[list]]
+        self,
+        place: Place,
+        params: Arrays,
+        states: Arrays,
+        sums_of_workers: Optional[List[list]],
+        best_validation: Optional[dict],
     ) -> None:
         """Write a checkpoint.
 
         params, states : of `ResumableModule`. sums_of_workers : of `Figures`, within an epoch.
+        best_validation : of `Patience`.
         """
         self.last = place
         checkpoints = self._checkpoints
@@ -120,6 +127,7 @@ class CheckpointWriter:
             "figures": sums_of_workers,
             "validation": None,
             "best": self.best,
+            "best_validation": best_validation,
             "versions": {"python": platform.python_version(), "mxnet": mx.__version__},
             "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
@@ -141,7 +149,9 @@ class CheckpointWriter:
                 checkpoints.folder, free >> 20, size >> 20,
             )  # fmt: skip
 
-    def add_validation(self, place: Place, figures: Dict[str, float]) -> None:
+    def add_validation(
+        self, place: Place, figures: Dict[str, float], best_validation: Optional[dict]
+    ) -> None:
         """Add validation figures to the checkpoint at `place`, which may be the best one now."""
         if not self._checkpoints:
             return
@@ -150,7 +160,9 @@ class CheckpointWriter:
         better = self.is_due(place) and (not self.best or accuracy > self.best["accuracy"])
         if better:
             self.best = {"epoch": place.epoch, "accuracy": accuracy}
-        self._checkpoints.annotate(place, validation=figures, best=self.best)
+        self._checkpoints.annotate(
+            place, validation=figures, best=self.best, best_validation=best_validation
+        )
         if better:
             self._checkpoints.set_best(place)
 

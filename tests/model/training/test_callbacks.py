@@ -19,6 +19,7 @@ from model.job.cluster import Alone
 from model.training.callbacks import Callbacks
 from model.training.checks import FiniteChecks
 from model.training.figures import Figures
+from model.training.patience import Patience
 from model.training.saving import CheckpointWriter, RunRecord, SavingPolicy
 from model.training.schedule import Schedule, Updates
 from model.training.start import Start
@@ -219,9 +220,9 @@ def writer(prefix, policy, start=None):
 
 def write(saving, place, accuracy=None):
     figures = [[[0, 0, 0, 0]]] if place.batch else None
-    saving.write(place, {"arg:w": np.zeros(1, "f4")}, {}, figures)
+    saving.write(place, {"arg:w": np.zeros(1, "f4")}, {}, figures, None)
     if accuracy is not None:
-        saving.add_validation(place, {"accuracy": accuracy})
+        saving.add_validation(place, {"accuracy": accuracy}, None)
 
 
 def test_when_a_checkpoint_is_due():
@@ -281,6 +282,30 @@ def test_overwrite_replaces_all_when_the_first_checkpoint_is_there(tmp_path):
     assert not (tmp_path / "x-best.params").is_symlink()
     write(saving, Place(2))
     assert Checkpoints(tmp_path / "x").places() == [Place(1), Place(2)]
+
+
+# Patience
+
+
+def test_patience_counts_epochs_without_a_better_validation():
+    patience = Patience(3)
+    over = []
+    for epoch, accuracy in enumerate([0.2, 0.5, 0.5, 0.4, 0.6, 0.6, 0.3, 0.1], start=1):
+        patience.add(Place(epoch), accuracy)
+        # Validated a second time, after a signal: the same.
+        patience.add(Place(epoch), accuracy)
+        over.append(patience.is_over(Place(epoch)))
+        # Resumed from a checkpoint, it is where it was.
+        run, patience = {"best_validation": patience.best, "best": None}, Patience(3)
+        patience.resume(run)
+    assert over == [False] * 7 + [True]
+    assert patience.reason.startswith("--patience 3: no epoch after epoch 5 had") and (
+        patience.reason.endswith("0.6000")
+    )
+    assert not Patience(None).is_over(Place(9))
+    # A checkpoint from before there was --patience.
+    patience.resume({"best": {"epoch": 2, "accuracy": 0.5}})
+    assert patience.is_over(Place(5)) and not patience.is_over(Place(4, 11))
 
 
 # Start
