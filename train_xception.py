@@ -95,14 +95,14 @@ def fit(
     """Train from `run.start` to the last epoch. Return a line about the result."""
     import mxnet as mx
 
-    from model.training.callbacks import Callbacks
+    from model.training.callbacks import callbacks_of
     from model.training.module import module_of
 
     method, start, schedule, updates = run.method, run.start, run.schedule, run.updates
     if run.plan.devices.gc_type != "none":
         cluster.compress_gradients(run.plan.devices.gc_type, run.plan.devices.gc_threshold)
     module = module_of(run, cluster)
-    callbacks = Callbacks.of(run, module, train_iter, validation, cluster, report)
+    callbacks = callbacks_of(run, module, train_iter, validation, cluster, report)
     with callbacks.around_fit():
         mx.random.seed(run.plan.training.seed)
         module.fit(

@@ -1,4 +1,14 @@
-"""What happens around Module.fit, after each of its batches and epochs."""
+"""What happens around Module.fit, after each of its batches and epochs: a list of steps.
+
+What each step does is in a module of its own, which knows none of the others' concerns:
+
+    figures      MXNet's metric, and the lines about it in log and report
+    checks       nothing is NaN or infinite
+    saving       which checkpoints are written, and which are kept
+    validation   the score of the network on the validation images
+    patience     whether validation still improves
+    stopping     signals and records that can't be read, agreed on by all workers
+"""
 
 import contextlib
 import json
@@ -55,56 +65,6 @@ class Callbacks:
         self._cluster = cluster
         self._report = report
         self._epoch_done = start.place
-
-    @classmethod
-    def of(
-        cls,
-        run: Run,
-        module: ResumableModule,
-        images: mx.io.DataIter,
-        validation: ValidationImages,
-        cluster: Alone,
-        report: Report,
-    ) -> "Callbacks":
-        """Return the callbacks of a run that trains on `images`."""
-        plan, start = run.plan, run.start
-        stopping = Stopping(cluster)
-        figures = Figures(
-            run.images.num_classes,
-            plan.training.batch_size,
-            plan.saving.frequent,
-            run.schedule,
-            run.updates,
-            report,
-        )
-        writer = CheckpointWriter(
-            run.checkpoints,
-            run.symbol,
-            SavingPolicy(
-                max(plan.training.num_epochs, start.place.epoch),
-                plan.saving.checkpoint_epochs,
-                plan.saving.checkpoint_batches,
-                plan.saving.keep,
-                plan.saving.overwrite,
-            ),
-            RunRecord(run.settings, run.schedule, run.updates, start.first_update),
-            start,
-        )
-        scorer = Validation(
-            run.symbol,
-            list(run.contexts),
-            validation.images,
-            validation.batches,
-            run.images.num_classes,
-            cluster,
-            stopping,
-            report,
-        )
-        batches = ReadableBatches(images, stopping)
-        patience = Patience(plan.training.patience)
-        return cls(
-            module, batches, start, figures, writer, scorer, stopping, patience, cluster, report
-        )
 
     @property
     def batches(self) -> ReadableBatches:
@@ -248,6 +208,56 @@ class Callbacks:
             own = json.dumps(self._figures.metric.sums()).encode()
             sums = [json.loads(each) for each in self._cluster.gather(own)]
         self._writer.write(place, params, states, sums, self._patience.best)
+
+
+def callbacks_of(
+    run: Run,
+    module: ResumableModule,
+    images: mx.io.DataIter,
+    validation: ValidationImages,
+    cluster: Alone,
+    report: Report,
+) -> Callbacks:
+    """Return the callbacks of a run that trains on `images`."""
+    plan, start = run.plan, run.start
+    stopping = Stopping(cluster)
+    num_classes = run.images.num_classes
+    policy = SavingPolicy(
+        last_epoch=max(plan.training.num_epochs, start.place.epoch),
+        every_epochs=plan.saving.checkpoint_epochs,
+        every_batches=plan.saving.checkpoint_batches,
+        keep=plan.saving.keep,
+        overwrite=plan.saving.overwrite,
+    )
+    record = RunRecord(run.settings, run.schedule, run.updates, start.first_update)
+    return Callbacks(
+        module=module,
+        batches=ReadableBatches(images, stopping),
+        start=start,
+        figures=Figures(
+            num_classes=num_classes,
+            batch_size=plan.training.batch_size,
+            frequent=plan.saving.frequent,
+            schedule=run.schedule,
+            updates=run.updates,
+            report=report,
+        ),
+        writer=CheckpointWriter(run.checkpoints, run.symbol, policy, record, start),
+        validation=Validation(
+            symbol=run.symbol,
+            contexts=list(run.contexts),
+            images=validation.images,
+            batches=validation.batches,
+            num_classes=num_classes,
+            cluster=cluster,
+            stopping=stopping,
+            report=report,
+        ),
+        stopping=stopping,
+        patience=Patience(plan.training.patience),
+        cluster=cluster,
+        report=report,
+    )
 
 
 def _way_out(error: RuntimeError) -> str:

@@ -6,7 +6,7 @@ in arrays, and so not in a checkpoint (nadam, lars, dcasgd), that divide 0 by 0 
 """
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Method:
     accumulate: int = 1
     ema: float = 0
 
-    def optimizer_params(self) -> dict:
+    def optimizer_params(self) -> Dict[str, Any]:
         """Return the arguments of the optimizer, without those about the learning rate."""
-        params = {"wd": self.wd, OPTIMIZERS[self.optimizer].mom: self.mom}
+        params: Dict[str, Any] = {"wd": self.wd, OPTIMIZERS[self.optimizer].mom: self.mom}
         if self.optimizer == "rmsprop":
             # MXNet has momentum in the centered one alone (Graves 2013, equations 38 to 45).
             params["centered"] = bool(self.mom)
@@ -78,10 +78,10 @@ class Method:
         return 1 + states + 2 * (self.ema > 0) + (self.accumulate > 1)
 
 
-def kind_of_states(settings: dict) -> tuple:
-    """Return what must be the same for a run to resume with a checkpoint's optimizer states.
+def kind_of_states(settings: Dict[str, Any]) -> Tuple[str, bool, str]:
+    """Return what two runs have in common if one can resume with the optimizer states of the other.
 
-    settings : of the run that wrote it.
+    settings : of a run, as its checkpoints keep them.
     """
     return (
         settings.get("optimizer", "nag"),
