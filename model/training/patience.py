@@ -41,8 +41,8 @@ class Patience:
     @property
     def reason(self) -> str:
         """Why a run ends, for the log."""
-        best = self.best or {}
+        assert self.best, "without a validation no patience ends"
         return (
-            f"--patience {self._epochs}: no epoch after epoch {best.get('epoch')} had a better "
-            f"validation accuracy than its {best.get('accuracy', 0):.4f}"
+            f"--patience {self._epochs}: no epoch after epoch {self.best['epoch']} had a better "
+            f"validation accuracy than its {self.best['accuracy']:.4f}"
         )
