@@ -23,6 +23,8 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
+_BEST = schema.optional(schema.entries({"epoch": schema.whole(), "accuracy": schema.number()}))
+
 #: What decides what a run computes; of other entries only whether they have changed counts.
 SETTINGS = schema.entries(
     {},
@@ -55,9 +57,8 @@ RUN = schema.entries(
         "validation": schema.optional(
             schema.all_of(_FIGURES, schema.entries({"accuracy": schema.number()}))
         ),
-        "best": schema.optional(
-            schema.entries({"epoch": schema.whole(), "accuracy": schema.number()})
-        ),
+        "best": _BEST,
+        "best_validation": _BEST,
     },
 )
 
