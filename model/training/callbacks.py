@@ -161,19 +161,23 @@ class Callbacks:
         if saved:
             self._save(place)
         figures = self._validate(place, saved, *self._module.averaged(arg_params, aux_params))
-        gives_up = figures is not None and self._patience.is_over(place)
+        validated = figures is not None
+        ends_early = (
+            validated and place.epoch < self._writer.last_epoch and self._patience.is_over(place)
+        )
+        if ends_early:
+            self._writer.end_at(place.epoch)
         self._stopping.agree(place)
-        if not saved and (self._stopping.signal or gives_up):
+        if not saved and (self._stopping.signal or ends_early):
             self._save(place)
-            if figures and gives_up:
+            if figures and ends_early:
                 self._writer.add_validation(place, figures, self._patience.best)
         self._writer.prune()
-        finished = figures is not None and place.epoch == self._writer.last_epoch
-        if gives_up and not finished:
+        if self._stopping.signal and not (validated and place.epoch == self._writer.last_epoch):
+            raise self._stopping.interrupted(place)
+        if ends_early:
             _log.info("%s", self._patience.reason)
             raise OutOfPatience
-        if self._stopping.signal and not finished:
-            raise self._stopping.interrupted(place)
 
     def _validate(
         self, place: Place, saved: bool, arg_params: dict, aux_params: dict

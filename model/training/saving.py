@@ -3,7 +3,7 @@
 import logging
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Optional
 
 import mxnet as mx
@@ -98,6 +98,10 @@ class CheckpointWriter:
     @property
     def last_epoch(self) -> int:
         return self._policy.last_epoch
+
+    def end_at(self, epoch: int) -> None:
+        """Have `epoch` be the last one of the run."""
+        self._policy = replace(self._policy, last_epoch=epoch)
 
     def resume(self, generation: Generation) -> None:
         """Take over which epoch up to `generation` is the best, and link it."""
