@@ -3,25 +3,27 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import Any, Collection, Dict, List, Sequence
 
 import mxnet as mx
 import numpy as np
 
 from model import ModelError
 from model.network.layers import architecture
+from model.network.loading import Network
 
 #: The operators' version that MXNet 1.9.1 exports, and the file format's of that time, 2020.
 OPSET, IR_VERSION = 13, 7
 # Not in the exported graph: casts, as it is in float32 throughout, what does nothing in inference,
 # and the slices that reverse an image before and after max-pooling, which MXNet can't export and
-# ONNX, which has 'same' pooling, does not need.
+# ONNX, which pads as it is told to, does not need.
 _LEFT_OUT = ("Cast", "Dropout", "slice")
 
 
-def export(network, output: str, image_shape: tuple) -> bytes:
-    """Return the ONNX file of `network` (model.network.Network): input ``data`` (N, 3, H, W),
-    float32, pixels as its preprocessing leaves them; output named `output`: ``softmax``,
-    ``logits`` or ``features``.
+def export(network: Network, output: str, image_shape: Sequence[int]) -> bytes:
+    """Return the ONNX file of `network`: input ``data`` (N, 3, H, W), float32, pixels as its
+    preprocessing leaves them; output named `output`: ``softmax``, ``logits`` or ``features``, each
+    (N, numbers).
 
     The preprocessing and the class names are in its metadata, as JSON.
     Raises ModelError where the network has no such output or onnx is not installed.
@@ -49,16 +51,9 @@ def export(network, output: str, image_shape: tuple) -> bytes:
     model.ir_version = IR_VERSION
     del model.opset_import[:]
     model.opset_import.append(onnx.helper.make_opsetid("", OPSET))
-    graph = model.graph
-    graph.node[-1].output[0] = graph.output[0].name = output
-    graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
-    # Constants need not be inputs; where they are, runtimes don't fold them.
-    _keep(graph.input, {"data"})
-    _keep(graph.initializer, {name for node in graph.node for name in node.input})
-    for node in graph.node:
-        if made["padding"] == "keras" and node.op_type == "MaxPool":
-            _keep(node.attribute, {"kernel_shape", "strides"})
-            node.attribute.append(onnx.helper.make_attribute("auto_pad", "SAME_UPPER"))
+    if made["padding"] == "keras":
+        _pad_as_same(model.graph, network.symbol, image_shape)
+    _end_plainly(model.graph, output)
     onnx.helper.set_model_props(
         model,
         {
@@ -73,13 +68,51 @@ def export(network, output: str, image_shape: tuple) -> bytes:
     return model.SerializeToString()
 
 
-def _keep(values, names):
+def _pad_as_same(graph: Any, symbol: mx.sym.Symbol, image_shape: Sequence[int]) -> None:
+    """Have max-pooling pad as TensorFlow's 'same' does: after an even number of rows or columns, on
+    both sides of an odd one. In numbers, for ONNX's own SAME_UPPER is computed wrongly by some."""
+    from onnx import helper
+
+    inside = symbol.get_internals()
+    _, shapes, _ = inside.infer_shape(data=(1, *image_shape))
+    shape_of = dict(zip(inside.list_outputs(), shapes))
+    for node in graph.node:
+        if node.op_type == "MaxPool":
+            rows, columns = shape_of[f"{node.output[0]}_reversed_output"][2:]
+            _keep(node.attribute, {"kernel_shape", "strides"})
+            node.attribute.append(helper.make_attribute("pads", [rows % 2, columns % 2, 1, 1]))
+
+
+def _end_plainly(graph: Any, output: str) -> None:
+    """Have the graph end in `output`, of shape (N, numbers), without the reshapes that MXNet puts
+    after its last product, and without what nothing needs then."""
+    last = graph.node[-1]
+    if output != "features":
+        products = [node for node in graph.node if node.op_type == "Gemm"]
+        if output == "softmax":
+            last.input[0] = products[-1].output[0]
+        else:
+            last = products[-1]
+    last.output[0] = graph.output[0].name = output
+    graph.output[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    needed = {output}
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    for node in [node for node in graph.node if not needed.intersection(node.output)]:
+        graph.node.remove(node)
+    # Constants need not be inputs; where they are, runtimes don't fold them.
+    _keep(graph.input, {"data"})
+    _keep(graph.initializer, needed)
+
+
+def _keep(values: Any, names: Collection[str]) -> None:
     """Remove from a list of ONNX's those of other names."""
     for value in [value for value in values if value.name not in names]:
         values.remove(value)
 
 
-def _inference_symbol(symbol, made, output):
+def _inference_symbol(symbol: mx.sym.Symbol, made: Dict[str, Any], output: str) -> mx.sym.Symbol:
     """Return the symbol that ends in `output`, of what `architecture` says is `made`."""
     graph = json.loads(symbol.tojson())
     for node in graph["nodes"]:
@@ -93,7 +126,7 @@ def _inference_symbol(symbol, made, output):
     return logits if output == "logits" else mx.sym.softmax(logits, name="softmax")
 
 
-def _source(nodes, number, output) -> list:
+def _source(nodes: List[Dict[str, Any]], number: int, output: int) -> List[int]:
     while nodes[number]["op"] in _LEFT_OUT:
         number, output = nodes[number]["inputs"][0][:2]
     return [number, output, 0]
