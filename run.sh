@@ -134,6 +134,12 @@ case "${1-}" in
       .venv-keras3/bin/python -c '' 2>/dev/null || python -m venv --clear .venv-keras3
       install .venv-keras3 tests tests/requirements-keras3.txt
     fi
+    if python -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
+      .venv-torch/bin/python -c '' 2>/dev/null || python -m venv --clear .venv-torch
+      install .venv-torch tests tests/requirements-torch.txt
+      # Without what it needs for data and downloads alone, torchvision above all.
+      PIP_NO_DEPS=1 install .venv-torch timm tests/requirements-timm.txt
+    fi
     python -m pytest "$@"
     ;;
   lint)

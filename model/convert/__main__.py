@@ -1,8 +1,10 @@
 """Weights from and to other formats.
 
-    python -m model.convert keras xception.h5 model/keras     a Keras weights file to a checkpoint
+    python -m model.convert keras xception.h5 model/keras     a Keras model to a checkpoint
+    python -m model.convert torch xception.pth model/torch    PyTorch's weights to a checkpoint
     python -m model.convert sliced model/old 50 model/new     a checkpoint of the 2017 script
     python -m model.convert to-keras model/keras 0 out.h5     a checkpoint to a Keras weights file
+    python -m model.convert to-torch model/torch 0 out.safetensors    ... to one for PyTorch
     python -m model.convert onnx model/new 50 out.onnx        a checkpoint to an ONNX file
 
 Nothing is written where the input is not what the command says. Exit code 2: the arguments or the
@@ -17,11 +19,11 @@ import sys
 from typing import Optional, Sequence
 
 from log.command import OneLineParser, command
-from model.convert import from_keras, from_sliced, to_keras, to_onnx
+from model.convert import from_keras, from_sliced, from_torch, to_keras, to_onnx, to_torch
 from model.devices import import_mxnet
 
 #: In the order of --help.
-CONVERSIONS = (from_keras, from_sliced, to_keras, to_onnx)
+CONVERSIONS = (from_keras, from_torch, from_sliced, to_keras, to_torch, to_onnx)
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:

@@ -41,6 +41,15 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, size: str, short_s
     )
 
 
+def add_activation_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--activation",
+        choices=("softmax", "sigmoid"),
+        help="of the last layer, where the file does not say it; one sigmoid becomes two classes "
+        "(default: softmax for weights alone)",
+    )
+
+
 def add_export_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Add the arguments of a conversion to the file `out`."""
     parser.add_argument("prefix", metavar="PREFIX", help="of the checkpoint")

@@ -3,7 +3,6 @@
 import argparse
 import os
 import platform
-import sys
 import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
@@ -12,7 +11,8 @@ import numpy as np
 
 from data import DataError
 from data.formats.classes import read_class_names
-from log.command import Outcome
+from log.command import Outcome, print_notices
+from log.notices import Notices
 from model import ModelError
 from model.checkpoint import Checkpoints, Place
 from model.network.params import check_params
@@ -80,10 +80,10 @@ def write(source: Source, args: argparse.Namespace, outcome: Outcome) -> str:
         "versions": {"python": platform.python_version()},
         "saved": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    assumed = assumptions(source, args)
+    notices, assumed = Notices(), assumptions(source, args)
     if assumed:
-        text = f"{source.path} does not say it; assumed: {'; '.join(assumed)}"
-        print(f"model.convert: {text}", file=sys.stderr)
+        notices.warn(f"{source.path} does not say it; assumed: {'; '.join(assumed)}")
+    print_notices("model.convert", notices)
     outcome.begun()
     checkpoints, place = Checkpoints(args.prefix), Place(source.epoch)
     checkpoints.save(place, symbol.tojson(), source.params, {}, run)

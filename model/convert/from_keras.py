@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from log.command import Outcome
-from model.convert.arguments import add_checkpoint_arguments
+from model.convert.arguments import add_activation_argument, add_checkpoint_arguments
 
 NAME = "keras"
 HELP = "a Keras model of Xception, or its weights, to a checkpoint"
@@ -18,12 +18,7 @@ DESCRIPTION = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("weights", metavar="FILE", type=Path, help="Keras' file")
     add_checkpoint_arguments(parser, "that of the model, or 299", "8/7 of the image size")
-    parser.add_argument(
-        "--activation",
-        choices=("softmax", "sigmoid"),
-        help="of the last layer, where the file does not say it; one sigmoid becomes two classes "
-        "(default: softmax for weights alone)",
-    )
+    add_activation_argument(parser)
 
 
 def run(args: argparse.Namespace, outcome: Outcome) -> str:

@@ -23,23 +23,13 @@ def check_arguments(args: argparse.Namespace, parser: argparse.ArgumentParser) -
 
 
 def run(args: argparse.Namespace, outcome: Outcome) -> str:
-    from model import ModelError
-    from model.convert.files import write_file
+    from model.convert.exporting import params_for, write_file
     from model.convert.keras import SYMBOL_ARGUMENTS, writing
-    from model.network.layers import architecture, is_xception
     from model.network.loading import load_network
-    from model.network.params import numpy_params
 
     network = load_network(args.prefix, args.epoch)
-    made = architecture(network.symbol)
-    if not is_xception(network.symbol):
-        raise ModelError(f"{args.prefix}: not Keras' network: it has other layers")
-    for name, value in SYMBOL_ARGUMENTS.items():
-        if made[name] != value:
-            raise ModelError(
-                f"{args.prefix}: not Keras' network: its {name} is {made[name]}, Keras' is {value}"
-            )
-    content = writing.dump(numpy_params(network.arg_params, network.aux_params))
+    params = params_for(network, SYMBOL_ARGUMENTS, args.prefix, "Keras'")
+    content = writing.dump(params)
     outcome.begun()
     write_file(args.out, content)
     return str(args.out)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, outcome: Outcome) -> str:
     from model import ModelError
     from model.convert import onnx
-    from model.convert.files import write_file
+    from model.convert.exporting import write_file
     from model.network.loading import load_network
     from model.network.params import check_image_shape
 

@@ -96,6 +96,8 @@ RUN_BY = {
     "python -m model.convert keras *": "test_keras_gives_the_same_outputs",
     "python -m model.convert sliced *": "test_sliced_networks_give_the_same_outputs",
     "python -m model.convert to-keras *": "test_back_to_keras",
+    "python -m model.convert torch *": "test_timm_gives_the_same_outputs",
+    "python -m model.convert to-torch *": "test_back_to_torch",
     "python -m model.convert onnx *": "test_onnxruntime_gives_the_same_outputs",
 }
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from model import ModelError
 from model.convert.checkpoint import Images, Source
+from model.convert.heads import ASSUMED_SOFTMAX, classifier
 from model.convert.keras.files import Group, KerasFile, Stored, open_file, values
 from model.convert.keras.layers import SYMBOL_ARGUMENTS, Variable, keras_layers
 from model.convert.keras.structure import Node, Structure, affine, follow, loss_activation
@@ -48,17 +49,14 @@ def read(path: Path, activation: Optional[str] = None) -> Source:
         if structure:
             arguments["bn_eps"] = structure.epsilon
         if found.head:
-            kernel, bias = _classifier(found.head, path)
-            if structure is None and activation is None and kernel.shape[1] > 1:
-                assumed.append("a softmax (--activation)")
-            chosen = _chosen(stated, activation, len(bias), found.head, path, structure is None)
-            if chosen == "sigmoid":
-                # A sigmoid of z is the second of the softmax of (0, z).
-                kernel, bias = (
-                    np.stack([np.zeros_like(a), a], -1) for a in (kernel[:, 0], bias[0])
-                )
-            params[f"arg:{HEAD}_weight"] = np.ascontiguousarray(kernel.T)
-            params[f"arg:{HEAD}_bias"] = bias
+            kernel, bias = _kernel_and_bias(found.head, path)
+            silent = structure is None
+            if silent and activation is None:
+                assumed.append(ASSUMED_SOFTMAX)
+            layer = f"{path}: layer {found.head.name}"
+            params[f"arg:{HEAD}_weight"], params[f"arg:{HEAD}_bias"] = classifier(
+                layer, kernel.T, bias, stated, activation, silent
+            )
         elif structure and not structure.pooled:
             assumed.append("the average as pooling")
         images = _images(file, structure)
@@ -222,7 +220,7 @@ def _params(found: List[Stored], path: Path) -> Dict[str, np.ndarray]:
     return params
 
 
-def _classifier(stored: Stored, path: Path) -> Tuple[np.ndarray, np.ndarray]:
+def _kernel_and_bias(stored: Stored, path: Path) -> Tuple[np.ndarray, np.ndarray]:
     """Return (kernel, bias) of a Dense layer, which may have no bias."""
     num_classes = max((1, *stored.arrays[0].shape[-1:]))
     _, _, variables = keras_layers(num_classes)[-1]
@@ -245,37 +243,3 @@ def _checked(stored: Stored, variables: List[Variable], path: Path) -> List[np.n
                 f"Xception's has {variable.shape}"
             )
     return [values(array, path) for array in stored.arrays]
-
-
-def _chosen(
-    stated: Optional[str],
-    given: Optional[str],
-    outputs: int,
-    head: Stored,
-    path: Path,
-    weights_alone: bool,
-) -> str:
-    """The activation of the last layer, softmax or sigmoid."""
-    layer = f"{path}: layer {head.name}"
-    if stated and given and stated != given:
-        raise ModelError(f"{layer} has the activation {stated}, not {given}")
-    chosen = stated or given or ("softmax" if weights_alone and outputs > 1 else None)
-    if chosen is None and weights_alone:
-        raise ModelError(
-            f"{layer} has one output, which is no softmax: if it is a sigmoid, --activation sigmoid"
-        )
-    if chosen is None:
-        raise ModelError(
-            f"{layer} is linear, and no loss says what its outputs ({outputs}) mean: if they are "
-            "logits, --activation softmax or sigmoid"
-        )
-    if chosen == "softmax" and outputs == 1:
-        raise ModelError(f"{layer} is a softmax of one output, which is always 1")
-    if chosen == "sigmoid" and outputs > 1:
-        raise ModelError(
-            f"{layer} has {outputs} sigmoids, one for each of several labels of an image: this "
-            "network has a softmax"
-        )
-    if chosen not in ("softmax", "sigmoid"):
-        raise ModelError(f"{layer} has the activation {chosen}: this network has a softmax")
-    return chosen
