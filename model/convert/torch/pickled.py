@@ -86,6 +86,8 @@ def _parse_archive(archive: zipfile.ZipFile) -> Any:
     names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(names) != 1:
         raise ValueError("a zip archive without data.pkl")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        raise ValueError("its members are compressed, which may be without end")
     folder = names[0][: -len("data.pkl")]
     order = f"{folder}byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":

@@ -1,5 +1,6 @@
 """From PyTorch and back, against timm."""
 
+import hashlib
 import io
 import json
 import os
@@ -28,6 +29,7 @@ from tests.model.convert.networks import (
 )
 
 TORCH = ROOT / ".venv-torch" / "bin" / "python"
+INSTALLED = ROOT / ".venv-torch" / "installed-timm"
 SIZES = {71: 2, 96: 2, 97: 1, 150: 1, 299: 1}
 
 
@@ -43,7 +45,7 @@ def timm_side(task, folder):
 @pytest.fixture(scope="module")
 def timm(tmp_path_factory):
     """The folder with what timm has saved, and a.safetensors converted to a."""
-    if not TORCH.exists():
+    if not INSTALLED.exists():
         pytest.skip("no PyTorch: ./run.sh test installs it")
     folder = tmp_path_factory.mktemp("timm")
     images = {str(size): pictures(number, size) for size, number in SIZES.items()}
@@ -91,6 +93,16 @@ def test_back_to_torch(timm, capsys):
 
 
 # Without PyTorch
+
+
+def test_names_and_shapes_are_timms():
+    """Against those of timm 1.0.31, as a digest."""
+    shapes = {name: shape for name, (_, shape) in layers.torch_entries().items()}
+    shapes.update({f"{name}.num_batches_tracked": () for name in layers.norms()})
+    shapes.update({"fc.weight": (1000, 2048), "fc.bias": (1000,)})
+    text = "\n".join(sorted(f"{name} {shape}" for name, shape in shapes.items()))
+    digest = "70286d940e5d199df1a7cf8fdb06f3273768493bb68c2e49705bbdcbfbdf69ed"
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
 
 
 @pytest.fixture
@@ -237,6 +249,8 @@ def test_files_that_are_not_of_torch(network, tmp_path, capsys):
     with zipfile.ZipFile(tmp_path / "zip.pth", "w") as file:
         file.writestr("config.json", "{}")
     archive(tmp_path / "list.pth", pickle.dumps([1, 2]))
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", bytes(1 << 20))
     for name in (*os.listdir(tmp_path), "none.pth"):
         if name.startswith("x"):
             continue
