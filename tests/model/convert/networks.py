@@ -36,6 +36,18 @@ def randomize(model, seed):
     return model
 
 
+def assert_loads(model, file):
+    """Keras reads from `file` the weights that the model has."""
+    weights = model.get_weights()
+    try:
+        model.set_weights([np.zeros_like(array) for array in weights])
+        model.load_weights(file)
+        for array, expected in zip(model.get_weights(), weights):
+            np.testing.assert_array_equal(array, expected)
+    finally:
+        model.set_weights(weights)
+
+
 def entries(prefix, epoch=0):
     arrays = mx.nd.load(f"{prefix}-{epoch:04d}.params")
     return {name: array.asnumpy() for name, array in arrays.items()}

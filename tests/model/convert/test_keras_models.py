@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import h5py
@@ -13,48 +12,14 @@ import pytest
 
 from model import ModelError
 from model.convert.__main__ import main
-from model.convert.keras import layers, structure
+from model.convert.keras import structure
 from tests.model.convert import keras_models
-from tests.model.convert.networks import edited, entries, outputs
-from tests.runs import ROOT
+from tests.model.convert.networks import assert_loads, edited, entries, outputs
 
-KERAS_3 = ROOT / ".venv-keras3" / "bin" / "python"
 SIZE = keras_models.SIZE
 
 
-@pytest.fixture(autouse=True)
-def thin(monkeypatch):
-    """Have Xceptions of thin filters converted in the place of Keras' own."""
-    for module in (layers, structure):
-        monkeypatch.setattr(module, "ORIGINAL_FILTERS", keras_models.FILTERS)
-    monkeypatch.setitem(layers.SYMBOL_ARGUMENTS, "filter_list", keras_models.FILTERS)
-
-
-@pytest.fixture(scope="session")
-def models(tf):
-    return keras_models.Models(tf.keras)
-
-
-@pytest.fixture(scope="session")
-def base(models):
-    return models.base()
-
-
-@pytest.fixture(scope="session")
-def saved(tf, tmp_path_factory):
-    """Keras' version -> the folder in which it has saved the models."""
-    folders = {"2": tmp_path_factory.mktemp("keras2")}
-    keras_models.save(tf.keras, folders["2"])
-    if KERAS_3.exists():
-        folders["3"] = tmp_path_factory.mktemp("keras3")
-        process = subprocess.run(
-            [KERAS_3, keras_models.__file__, folders["3"]],
-            env={**os.environ, "KERAS_BACKEND": "jax"},
-            capture_output=True,
-            text=True,
-        )
-        assert process.returncode == 0, process.stderr[-2000:]
-    return folders
+pytestmark = pytest.mark.usefixtures("thin")
 
 
 def convert(path, prefix, *arguments):
@@ -66,9 +31,7 @@ def convert(path, prefix, *arguments):
 @pytest.mark.parametrize("kind", keras_models.KINDS)
 @pytest.mark.parametrize("version", ["2", "3"])
 def test_fine_tuned_models_give_the_same_outputs(saved, version, kind, tmp_path, capsys):
-    if version not in saved:
-        pytest.skip("no Keras 3: ./run.sh test installs it")
-    folder = saved[version]
+    folder = saved(version)
     settings = convert(folder / f"{kind}.keras", tmp_path / "x")
     said = capsys.readouterr().err
     assert ("pixels from -1 to 1" in said) == (kind == "flat")
@@ -109,7 +72,7 @@ def test_fine_tuned_models_give_the_same_outputs(saved, version, kind, tmp_path,
             np.testing.assert_array_equal(found[entry], array, err_msg=f"{name}: {entry}")
 
 
-def test_weights_that_keras_loads_by_order(models, base, tmp_path, capsys):
+def test_weights_that_keras_loads_by_order(base, tmp_path, capsys):
     """As the file is that Keras publishes: named in the order of creation, by Keras 1."""
     base.save_weights(tmp_path / "today.h5")
     words = {"Conv2D": "convolution2d", "SeparableConv2D": "separableconvolution2d",
@@ -134,10 +97,7 @@ def test_weights_that_keras_loads_by_order(models, base, tmp_path, capsys):
             group.attrs["weight_names"] = list(arrays)
             for word, array in arrays.items():
                 group[word] = array
-    again = models.base()
-    again.load_weights(tmp_path / "published.h5")
-    for ours, theirs in zip(again.get_weights(), base.get_weights()):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_loads(base, tmp_path / "published.h5")
     convert(tmp_path / "today.h5", tmp_path / "today")
     assert "order" not in capsys.readouterr().err
     convert(tmp_path / "published.h5", tmp_path / "published")
@@ -276,7 +236,7 @@ ACTIVATIONS = [
 @pytest.mark.parametrize(("units", "activation", "loss", "given", "says"), ACTIVATIONS)
 def test_activations(saved, tmp_path, capsys, units, activation, loss, given, says):
     """Of the last layer, in a file whose configuration is edited."""
-    path = shutil.copy(saved["2"] / "flat.h5", tmp_path / "x.h5")
+    path = shutil.copy(saved("2") / "flat.h5", tmp_path / "x.h5")
 
     def edit(file):
         config = json.loads(file.attrs["model_config"])
@@ -301,13 +261,13 @@ def test_activations(saved, tmp_path, capsys, units, activation, loss, given, sa
 
 
 def test_one_output_in_weights_alone(saved, tmp_path, capsys):
-    path = shutil.copy(saved["2"] / "sequential-weights.h5", tmp_path / "x.h5")
+    path = shutil.copy(saved("2") / "sequential-weights.h5", tmp_path / "x.h5")
     edited(path, lambda file: file.pop("normalization"))
     arguments = ["keras", str(path), str(tmp_path / "x")]
     assert main(arguments) == 2
     assert "has one output, which is no softmax" in capsys.readouterr().err
     assert main([*arguments, "--activation=sigmoid"]) == 0
-    assert main(["keras", str(saved["2"] / "sequential.h5"), str(tmp_path / "whole")]) == 0
+    assert main(["keras", str(saved("2") / "sequential.h5"), str(tmp_path / "whole")]) == 0
     found = entries(tmp_path / "x")
     for entry, array in entries(tmp_path / "whole").items():
         np.testing.assert_array_equal(found[entry], array, err_msg=entry)

@@ -123,13 +123,16 @@ def sliced(tmp_path_factory):
 def test_sliced_networks_give_the_same_outputs(sliced, naming, tmp_path):
     old, images, theirs = sliced[naming]
     new = str(tmp_path / "new")
-    assert main(["sliced", old, "50", new, "--image-size", "43"]) == 0
+    (tmp_path / "names.txt").write_text("".join(f"Größe {i}\n" for i in range(7)), "utf-8")
+    arguments = ["--image-size", "43", "--classes", str(tmp_path / "names.txt")]
+    assert main(["sliced", old, "50", new, *arguments]) == 0
     (ours,) = outputs(*mx.model.load_checkpoint(new, 50), images)
     assert theirs.max() < 0.99 and np.abs(theirs[0] - theirs[1]).max() > 1e-3
     assert np.abs(ours - theirs).max() <= 1e-5
     settings = json.loads((tmp_path / "new-0050.json").read_text())["run"]["settings"]
     assert settings["rgb_std"] == [127.5 if naming == "keras" else 1] * 3
     assert settings["image_shape"] == [3, 43, 43] and settings["short_side"] == 49
+    assert settings["classes"][6] == "Größe 6"
 
 
 def test_a_sliced_network_with_something_wrong(sliced, tmp_path, capsys):
