@@ -1,4 +1,4 @@
-"""The layers of Xception, by their names here and in Keras."""
+"""The layers of Xception: their names, and what is recognised of them in a symbol."""
 
 import ast
 import re

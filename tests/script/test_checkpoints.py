@@ -4,6 +4,7 @@ import os
 import shutil
 
 import mxnet as mx
+import numpy as np
 
 from model.checkpoint import Checkpoints, Place
 from tests.disks import tmpfs
@@ -34,6 +35,16 @@ def test_housekeeping(run, records, tmp_path):
     kept = sorted(path.name for path in tmp_path.glob("x-0*.params"))
     best = os.readlink(tmp_path / "x-best.params")
     assert kept == sorted({"x-0006.params", best})
+
+
+def test_numbers_that_are_none_are_not_resumed(run, records, through, tmp_path):
+    generation = Checkpoints(through / "x").load(Place(2))
+    params = {**generation.params, "arg:fc1_bias": np.full(10, np.nan, np.float32)}
+    Checkpoints(tmp_path / "x").save(
+        Place(2), generation.symbol_json, params, generation.states, generation.run
+    )
+    said = refused(run(*arguments(records), "--model-prefix=x", "--num-epochs=3", "--retrain"))
+    assert "x-0002.params: arg:fc1_bias has numbers that are NaN or infinite" in said
 
 
 def test_going_back_takes_the_best_that_is_left(run, records, through, tmp_path):
