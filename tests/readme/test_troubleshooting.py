@@ -275,6 +275,8 @@ def conversions(provoked, patch):
     provoked.run(convert.main, "keras", "other.h5", "model/keras")
     provoked.run(convert.main, "keras", "damaged.h5", "model/keras")
     provoked.run(convert.main, "keras", "other.h5", "model/mine")
+    Path("detector.pth").write_bytes(b"ctorch.nn.modules.linear\nLinear\n.")  # pickled
+    provoked.run(convert.main, "torch", "detector.pth", "model/torch")
     provoked.run(convert.main, "sliced", "model/mine", "1", "model/new")
     provoked.run(convert.main, "to-keras", "model/mine", "1", "out.h5")
     kernel = mx.nd.zeros((1, 1, 3, 3))
