@@ -13,7 +13,7 @@ from data.datasets import DATASETS
 from model.devices import prepare_environment
 from tests.runs import ROOT, start
 
-# One thread for each process: the networks here are too small for two, and pytest-xdist runs two
+# One thread for each process: the networks here are too small for two, and pytest-xdist runs three
 # tests at a time, whose threads would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 prepare_environment()

@@ -1,10 +1,8 @@
 """What the tests of the script share: runs of a thin network, and what they leave."""
 
-import subprocess
-
 import pytest
 
-from tests.runs import command
+from tests.runs import start
 
 EPOCHS = 4
 LOGS = {"x.log", "x-metrics.jsonl", "x-config.json"}
@@ -14,10 +12,8 @@ LOGS = {"x.log", "x-metrics.jsonl", "x-config.json"}
 def through(records, tmp_path_factory):
     """A run of 4 epochs that nothing interrupts, of the thin network; its folder."""
     folder = tmp_path_factory.mktemp("through")
-    done = subprocess.run(
-        command(*arguments(records), "--model-prefix=x", "--log-file=x.log"), cwd=folder
-    )
-    assert done.returncode == 0
+    done = start(folder, *arguments(records), "--model-prefix=x", "--log-file=x.log")
+    assert done.returncode == 0, done.stderr
     return folder
 
 

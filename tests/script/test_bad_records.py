@@ -3,12 +3,11 @@
 import re
 import shutil
 import signal
-import subprocess
 
 import mxnet as mx
 import pytest
 
-from tests.runs import command, digest, figures, refused, start_until
+from tests.runs import digest, figures, refused, start, start_until
 from tests.script.conftest import EPOCHS, arguments
 
 
@@ -69,7 +68,7 @@ def test_a_record_that_goes_bad_between_two_epochs(records, through, tmp_path):
     assert "stopped at epoch 1;" in rest
     assert [path.name for path in tmp_path.glob("x-0*.params")] == ["x-0001.params"]
     shutil.copy(records.train, training)
-    assert subprocess.run(command(*given, "--retrain"), cwd=tmp_path).returncode == 0
+    assert start(tmp_path, *given, "--retrain").returncode == 0
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.runs import command, digest, figures, metrics, start_until
+from tests.runs import command, digest, figures, metrics, start, start_until
 from tests.script.conftest import EPOCHS, arguments
 
 
@@ -27,13 +27,13 @@ def test_a_signal_ends_in_a_checkpoint_and_retrain_goes_on_exactly(
     assert f"stopped by {signal.Signals(number).name} at epoch 1, batch 6;" in rest
     assert "--retrain" in rest
     assert len(list(tmp_path.glob("x-0001-*.params"))) == 1
-    resumed = subprocess.run(command(*given, "--retrain"), cwd=tmp_path)
-    assert resumed.returncode == 0
+    resumed = start(tmp_path, *given, "--retrain")
+    assert resumed.returncode == 0, resumed.stderr
     assert digest(tmp_path, "x", EPOCHS) == digest(through, "x", EPOCHS)
     assert figures(tmp_path / "x.log") == figures(through / "x.log")
     assert metrics(tmp_path) == metrics(through)
     starts = json.loads((tmp_path / "x-config.json").read_text())["starts"]
-    assert [start["epoch"] for start in starts] == [0, 1]
+    assert [each["epoch"] for each in starts] == [0, 1]
     board = EventAccumulator(str(tmp_path / "board")).Reload()
     for what, curve in (("interval", "training"), ("validation", "validation")):
         points = [(event.step, event.value) for event in board.Scalars(f"loss/{curve}")]

@@ -3,14 +3,13 @@
 import json
 import re
 import shutil
-import subprocess
 
 import mxnet as mx
 import numpy as np
 import pytest
 
 from model.checkpoint import Checkpoints, Place
-from tests.runs import command, figures
+from tests.runs import figures, start
 from tests.script.conftest import EPOCHS, arguments
 
 
@@ -47,12 +46,10 @@ def test_validation_figures_do_not_depend_on_the_batch(through, records, tmp_pat
         Checkpoints(copy / "x").annotate(Place(EPOCHS), validation=None)
         assert json.loads((copy / "x-0004.json").read_text())["run"]["validation"] is None
         given = [a for a in arguments(records) if a != "--gpus="]
-        process = subprocess.run(
-            command(*given, *(changed if len(changed) > 1 else ["--gpus=", *changed]),
-                    "--model-prefix=x", "--log-file=late.log", "--retrain"),
-            cwd=copy,
-        )  # fmt: skip
-        assert process.returncode == 0
+        given += changed if len(changed) > 1 else ["--gpus=", *changed]
+        given += ["--model-prefix=x", "--log-file=late.log", "--retrain"]
+        process = start(copy, *given)
+        assert process.returncode == 0, process.stderr
         found = figures(copy / "late.log")
         assert [line.rsplit("=", 1)[0] for line in found] == [w.rsplit("=", 1)[0] for w in wanted]
         for line, other in zip(found, wanted):
