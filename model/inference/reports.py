@@ -65,8 +65,8 @@ def _draw_confusion(
     axis = figure.subplots()
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     figure.colorbar(picture, label="share of the class's images")
-    axis.set_xlabel("predicted")
-    axis.set_ylabel("class")
+    axis.set_xlabel("predicted class")
+    axis.set_ylabel("true class")
     if len(names) <= most_names:
         labels = list(map(without_tex, names))
         axis.set_xticks(range(len(names)), labels, rotation=90)
