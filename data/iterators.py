@@ -128,8 +128,8 @@ class EpochIter(mx.io.DataIter):
             if not found:
                 raise DataError(f"{what}{str(reason).strip()}") from None
             raise DataError(
-                f"{what}{found}: python -m data.verify lists all that is wrong, "
-                "--skip-bad-records trains without"
+                f"{what}{found}: python -m data.verify lists all faults, "
+                "--skip-bad-records trains without them"
             ) from None
 
 
