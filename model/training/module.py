@@ -41,14 +41,14 @@ class SynchronizedModule(RunningModule):
         mx.nd.waitall()
         for name, block in zip(self._exec_group.param_names, self._exec_group.param_arrays):
             block[0].copyto(self._arg_params[name])
-        devices = state.statistics_of_all(self._statistics(), self._cluster)
+        devices = state.statistics_of_all(self.statistics(), self._cluster)
         for name in self._exec_group.aux_names:
             mean = sum(statistics[name] for statistics in devices) / np.float32(len(devices))
             self._aux_params[name][:] = mean
         self._params_dirty = False
 
-    def _statistics(self) -> Dict[str, list]:
-        """Each moving statistic on each device."""
+    def statistics(self) -> Dict[str, list]:
+        """Return each moving statistic on each device."""
         return dict(zip(self._exec_group.aux_names, self._exec_group.aux_arrays))
 
 
@@ -107,7 +107,7 @@ class ResumableModule(SynchronizedModule):
         super().update_metric(eval_metric, self._main_labels or labels, pre_sliced)
 
     def update(self) -> None:
-        gradients = self._gradients()
+        gradients = self.gradients()
         if self._sums:
             self._params_dirty = True  # the moving statistics are
             batches = self._sums.add(gradients, self._update_is_due)
@@ -128,7 +128,7 @@ class ResumableModule(SynchronizedModule):
             for index in counts:
                 counts[index] += 1
 
-    def _gradients(self) -> Dict[str, list]:
+    def gradients(self) -> Dict[str, list]:
         """Return, for each parameter that is trained, its gradient on each device."""
         group = self._exec_group
         blocks = zip(group.param_names, group.grad_arrays)
@@ -151,11 +151,11 @@ class ResumableModule(SynchronizedModule):
             self._optimizer.rescale_grad /= self._cluster.workers
         self._rescale_grad = self._optimizer.rescale_grad
         if self._accumulate > 1:
-            self._sums = state.GradientSums(self._gradients())
+            self._sums = state.GradientSums(self.gradients())
         if self._ema:
             weights = dict(zip(self._exec_group.param_names, self._exec_group.param_arrays))
             self._average = Average(
-                self._ema, *what_is_averaged(weights, self._statistics(), self._fixed_param_names)
+                self._ema, *what_is_averaged(weights, self.statistics(), self._fixed_param_names)
             )
         if self._states_to_restore is not None:
             self._put_states(self._states_to_restore)
@@ -194,7 +194,7 @@ class ResumableModule(SynchronizedModule):
         if updater:
             arrays.update(state.optimizer_arrays(updater, self._parameters(), self.saved_form))
         if not at_epoch_end:
-            devices = state.statistics_of_all(self._statistics(), self._cluster)
+            devices = state.statistics_of_all(self.statistics(), self._cluster)
             arrays.update(state.statistics_arrays(devices, self.saved_form))
         if self._sums:
             arrays.update(self._sums.arrays(self.saved_form))
@@ -209,7 +209,7 @@ class ResumableModule(SynchronizedModule):
         if updater:
             trained = [p for p in self._parameters() if p.name not in self._fixed_param_names]
             state.restore_optimizer(updater, self._optimizer, trained, arrays, self.running_form)
-        state.restore_statistics(self._statistics(), arrays, self.running_form, self._cluster)
+        state.restore_statistics(self.statistics(), arrays, self.running_form, self._cluster)
         if self._sums:
             self._sums.restore(arrays, self.running_form)
         if self._average:

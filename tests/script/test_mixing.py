@@ -61,7 +61,7 @@ def gradients_and_figures(devices: int) -> tuple:
     module.forward_backward(batch)
     metric = new_metric(5)
     module.update_metric(metric, batch.label)
-    of_devices = module._gradients()["fc1_weight"]
+    of_devices = module.gradients()["fc1_weight"]
     return (
         sum(array.asnumpy() for array in of_devices),
         dict(metric.get_name_value()),
@@ -97,5 +97,5 @@ def test_the_classifier_learns_from_mixed_labels():
     module.forward_backward(batch)
     difference = module.get_outputs()[0].asnumpy() - batch.label[0].asnumpy()
     np.testing.assert_allclose(
-        module._gradients()["fc1_bias"][0].asnumpy(), difference.sum(axis=0), atol=1e-5
+        module.gradients()["fc1_bias"][0].asnumpy(), difference.sum(axis=0), atol=1e-5
     )
