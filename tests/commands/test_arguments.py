@@ -21,6 +21,7 @@ COMMANDS = {
     "model.evaluate": "m 1 --data-val v.rec",
     "model.predict": "m 1 x.png",
     "model.quantize": "m 1 out --calibrate x.rec",
+    "model.selftest.__main__": "",
     "data.pack": "images out",
     "data.verify": "tests/commands/__init__.py",
     "data.imagenet.prepare": "--train x --val y",

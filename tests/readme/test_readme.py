@@ -93,6 +93,7 @@ RUN_BY = {
     "find . -name '*.jpg' | python -m model.predict *": "test_commands_on_what_was_trained",
     "python -m log.plot_curves *--live": "test_live_draws_again_what_has_changed",
     "python -m log.plot_curves *--out *": "test_curves_are_drawn",
+    "python -m model.selftest*": "test_a_whole_report",
     "python -m model.convert keras *": "test_keras_gives_the_same_outputs",
     "python -m model.convert sliced *": "test_sliced_networks_give_the_same_outputs",
     "python -m model.convert to-keras *": "test_back_to_keras",
@@ -176,7 +177,14 @@ def test_every_training_command_has_arguments_that_exist():
 
 
 @pytest.mark.parametrize(
-    "name", ["model.convert.__main__", "model.evaluate", "model.predict", "model.quantize"]
+    "name",
+    [
+        "model.convert.__main__",
+        "model.evaluate",
+        "model.predict",
+        "model.quantize",
+        "model.selftest.__main__",
+    ],
 )
 def test_every_command_of_a_model_has_arguments_that_exist(name):
     module = importlib.import_module(name)
