@@ -33,6 +33,9 @@ def choose_contexts(plan: Plan, notices: Notices) -> Contexts:
         contexts = tuple(mx.gpu(i) for i in wanted)
     else:
         contexts = tuple(mx.cpu(i) for i in range(plan.devices.cpus or 1))
+        # NCCL would take the numbers of CPU contexts for those of GPUs.
+        if plan.devices.kv_store == "nccl" and len(contexts) > 1:
+            raise ModelError("--kv-store nccl: for GPUs only; device and local are for CPUs too")
     if plan.training.batch_size % len(contexts):
         raise DataError(
             f"--batch-size {plan.training.batch_size} can't be divided over {len(contexts)} devices"

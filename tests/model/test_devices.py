@@ -10,7 +10,10 @@ from pathlib import Path
 import mxnet as mx
 import pytest
 
+from log.notices import Notices
 from model import ModelError, devices
+from model.plan import Plan
+from model.training.hardware import choose_contexts
 
 ROOT = Path(__file__).parents[2]
 
@@ -127,6 +130,14 @@ def test_gpus_that_mxnet_does_not_run_on(wanted, found, message):
     with pytest.raises(ModelError, match=message) as error:
         devices.check_gpus(wanted, found)
     assert "\n" not in str(error.value)
+
+
+def test_nccl_is_refused_on_cpus():
+    plan = Plan.of(["--cpus=2", "--kv-store=nccl", "--batch-size=4"])
+    with pytest.raises(ModelError, match=r"^--kv-store nccl: for GPUs only"):
+        choose_contexts(plan, Notices())
+    alone = Plan.of(["--gpus=", "--kv-store=nccl"])  # with a single device there is no kvstore
+    assert choose_contexts(alone, Notices()) == (mx.cpu(0),)
 
 
 # The script
