@@ -32,10 +32,10 @@ _MOMENTUM = 0.9
 
 #: What is tolerated: probabilities (largest difference), all gradients together and the worst of
 #: them (as `Differences`), means and variances of BatchNorm. Measured on a CPU with these networks:
-#: float32 6e-07, 2e-05, 3e-03. With what convolutions read rounded to 11 bits, as float16 and TF32
+#: float32 6e-07, 5e-05, 8e-03. With what convolutions read rounded to 11 bits, as float16 and TF32
 #: have, 5e-04, 2e-02, 1e-01; and with what they write, too, 1e-03, 3e-02, 2e-01.
 TOLERANCES = {
-    "float32": (1e-4, 1e-3, 3e-2, 1e-2),
+    "float32": (1e-4, 1e-3, 5e-2, 1e-2),
     "TF32": (1e-2, 1e-1, 5e-1, 3e-2),
     "float16": (2e-2, 1e-1, 6e-1, 5e-2),
 }

@@ -1,7 +1,6 @@
 """What a machine is, and what MXNet has loaded there. No paths: a report is made to be shown."""
 
 import ctypes
-import os
 import re
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
@@ -11,7 +10,6 @@ import mxnet as mx
 from log.machine import machine
 from log.versions import versions
 from model.devices import gpus
-from model.selftest.setup import Setup
 
 #: Variables that change what is computed, how fast, or what is seen of a machine.
 _VARIABLES = re.compile(
@@ -29,8 +27,8 @@ _LIBRARIES: Tuple[Tuple[str, str, str], ...] = (
 )
 
 
-def describe(setup: Setup) -> List[Tuple[str, str]]:
-    """Return (name, text) of each line about the machine."""
+def describe(environment: Mapping[str, str]) -> List[Tuple[str, str]]:
+    """Return (name, text) of each line about the machine. environment : what the user has set."""
     here, installed = machine(), versions()
     software = ", ".join(
         f"{name} {version}" for name, version in installed.items() if name != "commit"
@@ -38,7 +36,7 @@ def describe(setup: Setup) -> List[Tuple[str, str]]:
     lines = [
         (
             "machine",
-            f"{here['cpu']}, {here['cores']} cores, {here['memory_mb']} MB, {here['system']}",
+            f"{here['cpu']}, cores: {here['cores']}, {here['memory_mb']} MB, {here['system']}",
         )
     ]
     lines += gpu_lines()
@@ -49,7 +47,7 @@ def describe(setup: Setup) -> List[Tuple[str, str]]:
         ("software", software),
         ("mxnet has", ", ".join(features())),
         ("loaded", ", ".join(loaded()) or "no CUDA library"),
-        ("variables", ", ".join(variables(os.environ)) or "none that matter"),
+        ("variables", ", ".join(variables(environment)) or "none that matter"),
     ]
     return lines
 

@@ -24,8 +24,8 @@ _UPDATES = 3
 _FULL, _SMALL = (8, 64), (4, 32)
 
 #: What is tolerated of the change of all parameters together, and of the worst of them: rounding,
-#: that is, the order in which gradients are added up. Measured on CPUs: 2e-06, 3e-05.
-TOLERANCE = (1e-3, 3e-2)
+#: that is, the order in which gradients are added up. Measured on CPUs: 0 for two.
+TOLERANCE = (1e-3, 5e-2)
 
 
 def check(setup: Setup) -> List[Result]:

@@ -24,7 +24,7 @@ def check(setup: Setup) -> List[Result]:
     results = []
     for devices in counts(len(setup.ids)):
         least = least_speed(setup, devices, speeds)
-        name = f"speed, {', '.join(setup.names[:devices])}"
+        name = f"speed, {devices} x {setup.batch_size} images, {_side(setup)}"
         tolerance = f"at least {least:.1f}" if least else "above 0"
         results.append(
             attempt(name, tolerance, lambda: _training(setup, devices, least, speeds))  # noqa: B023
@@ -75,8 +75,12 @@ def _input(setup: Setup, speeds: Dict[int, float]) -> Tuple[bool, str]:
     speed = _images_per_second(printed)
     training = max(speeds.values(), default=0.0)
     limit = "the input pipeline" if speed < training else "training"
-    size = f"{setup.image_size}x{setup.image_size}"
-    return speed > 0, f"{speed:.1f} images/s; the limit is {limit} ({training:.1f}, {size})"
+    figure = f"{speed:.1f} images/s; training takes up to {training:.1f}: the limit is {limit}"
+    return speed > 0, figure
+
+
+def _side(setup: Setup) -> str:
+    return f"{setup.image_size}x{setup.image_size}"
 
 
 def _images_per_second(printed: str) -> float:

@@ -242,7 +242,8 @@ def test_a_gpu_may_differ_as_two_of_its_runs_do(resumed, passed, setup, monkeypa
 
 
 def test_devices_that_are_slower_together_fail(setup, monkeypatch):
-    assert speed._input(setup, {1: 1e9})[0]
+    passed, figure = speed._input(setup, {1: 1e9})
+    assert passed and figure.endswith("the limit is the input pipeline")
     speeds = {"--cpus=1": 100, "--cpus=2": 40}
     asked = []
 
@@ -254,7 +255,7 @@ def test_devices_that_are_slower_together_fail(setup, monkeypatch):
     monkeypatch.setattr(runs, "run", run)
     one, two, reading = speed.check(setup)
     assert one.passed and two.passed is False and "0.40 x one device" in two.figure
-    assert reading.passed and "the limit is training (100.0" in reading.figure, reading
+    assert reading.passed and "up to 100.0: the limit is training" in reading.figure, reading
     assert "--batch-size=4" in asked[1], "2 images on each of 2 devices"
     speeds["--cpus=1"] = 0
     assert not any(result.passed for result in speed.check(setup)[::2])
