@@ -23,6 +23,7 @@ from model.checkpoint import ndarray_file
 from model.checkpoint.format import Arrays
 from model.network.checking import load_symbol
 from model.network.layers import HEAD, KERAS_HEAD, Layer, layers, shortcut_names
+from model.network.params import check_finite
 
 _2017, _KERAS = "2017", "keras"
 _SLICE = re.compile(r"arg:.*_depthwise_kernel(_?)\d+_weight")
@@ -41,6 +42,7 @@ def read(prefix: PathLike, epoch: int) -> Tuple[Arrays, Dict[str, Any], bool]:
         arrays = ndarray_file.parse(read_file(path, ModelError))
     except ndarray_file.FormatError as error:
         raise ModelError(f"{path}: {error}") from None
+    check_finite(arrays, path)
     naming = _naming(arrays)
     if naming is None:
         raise ModelError(f"{path}: no depthwise layer in single channels: nothing to convert?")

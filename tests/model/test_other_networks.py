@@ -281,6 +281,9 @@ COMMANDS = {
     "to-keras": lambda folder, val: convert(
         ["to-keras", str(folder / "x"), "0", str(folder / "y.h5")]
     ),
+    "to-torch": lambda folder, val: convert(
+        ["to-torch", str(folder / "x"), "0", str(folder / "y.safetensors")]
+    ),
 }
 
 
