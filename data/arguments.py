@@ -57,14 +57,16 @@ class Data(Flags):
     )
     data_train: str = flag(
         None,
-        "training records " + by_data_type(lambda data: data.train_records[2]),
+        "training records: a file, a folder of them, or several with ; between "
+        + by_data_type(lambda data: data.train_records[2]),
         metavar="REC",
         kept=True,
         shared=False,
     )
     data_val: str = flag(
         None,
-        "validation records; empty for none " + by_data_type(lambda data: data.val_records),
+        "validation records, as --data-train; empty for none "
+        + by_data_type(lambda data: data.val_records),
         metavar="REC",
         kept=True,
         shared=False,

@@ -3,76 +3,99 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Iterable, List, NamedTuple, Optional, Tuple
 
-import cv2
-import mxnet as mx
 import numpy as np
 
 from data import DataError
 from data.arguments import Data
 from data.checking.records import without_bad_records
-from data.formats.classes import CLASSES, class_names
+from data.formats.classes import CLASSES, class_names, printable
 from data.formats.images import ImageError, check
-from data.formats.recordfile import Records, scan, unpacked, walk
-from log.files import open_file
+from data.formats.recordfile import unpacked
+from data.formats.recordset import Records, record_files, scan
+from data.iterators import SHUFFLED_BYTES
+from log.files import PathLike, open_file
 from log.notices import Notices
 
 #: Records that `check_sample` decodes.
 _SAMPLE = 16
 
 
-def require(path, prepare: Optional[str]) -> None:
-    """Raise DataError where the record file is missing, with the way to make it, if known, or is no
+def require(records: PathLike, prepare: Optional[str]) -> None:
+    """Raise DataError where a record file is missing, with the way to make it, if known, or is no
     file."""
-    if "://" in str(path):
+    if "://" in str(records):
         raise DataError(
-            f"{path}: MXNet's wheels are built without S3, HDFS and HTTP: copy the file to a disk, "
-            "or mount where it is"
+            f"{records}: MXNet's wheels are built without S3, HDFS and HTTP: copy the file to a "
+            "disk, or mount where it is"
         )
-    if not Path(path).exists():
-        raise DataError(f"{path} is missing" + (f"; make it with: {prepare}" if prepare else ""))
-    open_file(path, DataError, "a record file").close()
+    for path in record_files(records):
+        if not Path(path).exists():
+            raise DataError(
+                f"{path} is missing" + (f"; make it with: {prepare}" if prepare else "")
+            )
+        open_file(path, DataError, "a record file").close()
 
 
-def check_labels(records: Records, num_classes: int):
+def check_labels(records: Records, num_classes: int) -> None:
     """Raise DataError where a label is outside [0, num_classes): MXNet would train on it."""
     wrong = np.flatnonzero((records.labels < 0) | (records.labels >= num_classes))
     if len(wrong):
         raise DataError(
-            f"{records.path}: record {wrong[0]}: label {records.labels[wrong[0]]:g} is not a whole "
+            f"{records.place(wrong[0])}: label {records.labels[wrong[0]]:g} is not a whole "
             f"number from 0 to {num_classes - 1}"
             + (f", and so are those of {len(wrong) - 1} others" if len(wrong) > 1 else "")
         )
 
 
-def check_sample(records: Records) -> Optional[int]:
-    """Return the short side, in pixels, of a few images over all of the file; None where they
-    differ. Raises DataError where one of them is no whole image."""
+class Sides(NamedTuple):
+    """Short sides of images in pixels: the least, the one in the middle, the largest."""
+
+    least: int
+    middle: int
+    largest: int
+
+    @property
+    def common(self) -> Optional[int]:
+        """The short side that all images have, None if they differ."""
+        return self.least if self.least == self.largest else None
+
+
+def short_sides(images: Iterable[np.ndarray]) -> Sides:
+    """Return the short sides of images, pixels of the shape (height, width, 3); one at least."""
+    sides = sorted(min(pixels.shape[:2]) for pixels in images)
+    return Sides(sides[0], sides[len(sides) // 2], sides[-1])
+
+
+def check_sample(records: Records) -> Sides:
+    """Return the short sides of a few images over all of the records. Raises DataError where one of
+    them is not a whole image."""
     chosen = np.linspace(0, records.num_images - 1, _SAMPLE).astype(int)
-    sides = set()
+    images = []
     for number in sorted(set(chosen.tolist())):
-        found = next(walk(records.path, number, int(records.offsets[number])))
+        found = records.read(number)
         try:
-            if found.problem:
+            if found.record is None:
                 raise ValueError(found.problem)
-            pixels = check(unpacked(found.record)[2])
+            images.append(check(unpacked(found.record).image))
         except (ValueError, ImageError) as problem:
             raise DataError(
-                f"{records.path}: {found.place}: {problem}: python -m data.verify "
+                f"{records.place(number).file}: {found.place}: {problem}: python -m data.verify "
                 "lists all faults, --skip-bad-records trains without them"
             ) from None
-        sides.add(min(pixels.shape[:2]))
-    return sides.pop() if len(sides) == 1 else None
+    return short_sides(images)
 
 
-def check_pair(training: Records, validation: Records):
-    """Raise DataError where the two files are the same, or not of the same classes."""
-    if _same_content(training.path, validation.path):
-        raise DataError(
-            f"{validation.path} is {training.path}: to validate on what was trained on shows "
-            "nothing; --data-val= for no validation"
-        )
+def check_pair(training: Records, validation: Records) -> None:
+    """Raise DataError where the two sets share a file, or are not of the same classes."""
+    for path in record_files(validation.path):
+        for other in record_files(training.path):
+            if _same_content(other, path):
+                raise DataError(
+                    f"{path} is {other}: to validate on what was trained on shows nothing; "
+                    "--data-val= for no validation"
+                )
     known, names = class_names(training.path), class_names(validation.path)
     if known and names and known != names:
         raise DataError(
@@ -87,7 +110,7 @@ def check_pair(training: Records, validation: Records):
         )
 
 
-def _same_content(path, other, end=1 << 20) -> bool:
+def _same_content(path: PathLike, other: PathLike, end: int = 1 << 20) -> bool:
     """True for one file under two names, and for copies (of files of equal size with the same
     first and last megabyte)."""
     if os.path.samefile(path, other):
@@ -103,29 +126,13 @@ def _same_content(path, other, end=1 << 20) -> bool:
     return True
 
 
-def short_side(rec, sample: int = 16) -> Optional[int]:
-    """Return the short side, in pixels, of the first `sample` images; None where they differ."""
-    sides = set()
-    reader = mx.recordio.MXRecordIO(str(rec), "r")
-    for _ in range(sample):
-        record = reader.read()
-        if record is None:
-            break
-        content = np.frombuffer(mx.recordio.unpack(record)[1], np.uint8)
-        pixels = cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
-        if pixels is not None:
-            sides.add(min(pixels.shape[:2]))
-    reader.close()
-    return sides.pop() if len(sides) == 1 else None
-
-
 @dataclass(frozen=True)
 class Images:
     """What the records of a run hold.
 
     train, val : the files that are read; val is None without validation.
     num_train, num_val : images in them. classes : their names by label, None if not known.
-    short_side : of the validation images in pixels, None if they differ.
+    train_sides, val_sides : short sides of some of them; None without validation.
     """
 
     train: str
@@ -134,7 +141,13 @@ class Images:
     num_val: int
     num_classes: int
     classes: Optional[List[str]]
-    short_side: Optional[int]
+    train_sides: Sides
+    val_sides: Optional[Sides]
+
+    @property
+    def short_side(self) -> Optional[int]:
+        """That of the validation images in pixels, None if they differ."""
+        return self.val_sides.common if self.val_sides else None
 
 
 def inspect_images(data: Data, notices: Notices) -> Images:
@@ -148,28 +161,29 @@ def inspect_images(data: Data, notices: Notices) -> Images:
             f"{training.path} holds {training.num_images} images, not {data.num_examples}: "
             "leave out --num-examples"
         )
-    highest = int(training.labels.max())
-    num_classes = data.num_classes or highest + 1
+    num_classes = data.num_classes or int(training.labels.max()) + 1
     for each in scanned:
         check_labels(each, num_classes)
-    short_sides = [check_sample(each) for each in scanned]
+    sides = [check_sample(each) for each in scanned]
     for each in validation:
         check_pair(training, each)
-    if highest + 1 < num_classes:
-        notices.info(f"{training.path}: labels up to {highest} only, of {num_classes} classes")
+    classes = _classes(paths[0], num_classes, notices)
+    check_classes(training, num_classes, classes, notices)
+    check_order(training, notices)
     return Images(
         train=paths[0],
         val=paths[1] if validation else None,
         num_train=training.num_images,
         num_val=validation[0].num_images if validation else 0,
         num_classes=num_classes,
-        classes=_classes(paths[0], num_classes, notices),
-        short_side=short_sides[1] if validation else None,
+        classes=classes,
+        train_sides=sides[0],
+        val_sides=sides[1] if validation else None,
     )
 
 
 def usable_records(data: Data, notices: Notices) -> List[str]:
-    """Return the training and, if there is one, the validation file to read: with
+    """Return the training and, if there is one, the validation records to read: with
     --skip-bad-records, copies without what is damaged."""
     paths = list(data.records)
     of_the_data_set = {data.data_set.train_records[data.aug_level], data.data_set.val_records}
@@ -193,16 +207,73 @@ def _classes(path: str, num_classes: int, notices: Notices) -> Optional[List[str
     return classes
 
 
-def check_crop(image_shape: Tuple[int, ...], short_side: Optional[int], notices: Notices) -> None:
+def check_classes(
+    training: Records, num_classes: int, names: Optional[List[str]], notices: Notices
+) -> None:
+    """Say which classes have no training image: a network has an output for each."""
+    counts = np.bincount(training.labels.astype(np.int64), minlength=num_classes)
+    present = np.flatnonzero(counts)
+    if num_classes == 1:
+        notices.warn(
+            f"{training.path}: one class: there is nothing to learn, and the accuracy is 1.0 from "
+            "the start"
+        )
+        return
+    if present[-1] + 1 < num_classes:
+        notices.info(f"{training.path}: labels up to {present[-1]} only, of {num_classes} classes")
+    empty = np.flatnonzero(counts[: present[-1]] == 0).tolist()
+    if not empty:
+        return
+    named = [f"{label} ({printable(names[label])})" if names else str(label) for label in empty[:3]]
+    more = f" and {len(empty) - 3} others" if len(empty) > 3 else ""
+    way_out = ": labels that begin at 1? Classes are numbered from 0" if empty == [0] else ""
+    notices.warn(
+        f"{training.path}: no image of class {', '.join(named)}{more}: their outputs learn nothing "
+        f"but not to be right{way_out}"
+    )
+
+
+def check_order(training: Records, notices: Notices) -> None:
+    """Warn if the records are in the order of the classes: ImageRecordIter shuffles some megabytes
+    at a time, so that batches have few classes."""
+    windows = training.offsets // SHUFFLED_BYTES
+    if windows[-1] == 0:
+        return
+    labels = training.labels.astype(np.int64)
+    shuffled = np.random.RandomState(0).permutation(labels)
+    kinds, expected = (
+        len(np.unique(windows * (labels.max() + 1) + each)) for each in (labels, shuffled)
+    )
+    if kinds < expected / 2:
+        count = windows[-1] + 1
+        notices.warn(
+            f"{training.path}: in the order of the classes, and MXNet shuffles "
+            f"{SHUFFLED_BYTES >> 20} MB at a time, with {kinds / count:.0f} classes instead of "
+            f"{expected / count:.0f}: batches have few classes, and training suffers: pack with "
+            "data.pack, or shuffle the list for im2rec"
+        )
+
+
+def check_crop(image_shape: Tuple[int, ...], images: Images, notices: Notices) -> None:
     """Warn if validation sees less than half of an image from side to side: then the records were
-    packed for larger crops. short_side : that of the validation images, None if not known."""
+    packed for larger crops, or not resized at all. Also if training enlarges most images."""
     height, width = image_shape[1:]
     least = min(height, width)
-    if short_side and short_side > 2 * least:
+    sides = images.val_sides or images.train_sides
+    if sides.middle > 2 * least:
         # What data.pack's sizes are to 224.
         fitting = (max(least + 1, round(least * side / 224)) for side in (480, 256))
+        stored = f"side is {sides.common}" if sides.common else (
+            f"sides are {sides.least} to {sides.largest} (not resized)"
+        )  # fmt: skip
         notices.warn(
-            f"validation sees the middle {height}x{width} pixels of images whose short "
-            f"side is {short_side}, and training pieces of that size: to see more, pack with "
+            f"validation sees the middle {height}x{width} pixels of images whose short {stored}, "
+            "and training pieces of that size: to see more, pack with "
             "--resize {} --val-resize {}".format(*fitting)
+        )
+    side = images.train_sides.middle
+    if 2 * side < least:
+        notices.warn(
+            f"images whose short side is {side} are enlarged to {height}x{width} pixels: "
+            f"--image-shape 3,{side},{side} computes {height * width // side**2} times less"
         )

@@ -1,20 +1,30 @@
 """Batches: of records, by epoch, place and worker; and of random pixels, which need no files."""
 
+import ctypes
 import math
 import os
+import re
+import tempfile
 import time
 from contextlib import contextmanager, suppress
-from typing import Optional
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
 
 from data import DataError
-from data.formats.images import ImageError, check_decodes
-from data.formats.recordfile import scan, unpacked, walk
+from data.formats.images import ImageError, decode
+from data.formats.recordfile import unpacked
+from data.formats.recordset import Records, record_files, scan
+from log.files import PathLike
 
-# ImageRecordIter reads 32 MB at a time (as measured), and some of these ahead.
-_NEAR = 1 << 27
+#: What ImageRecordIter reads at a time, and shuffles within (as measured).
+SHUFFLED_BYTES = 1 << 25
+# It reads some of these ahead.
+_NEAR = 4 * SHUFFLED_BYTES
+# With so many files their sizes are looked at before every batch, with more once an epoch.
+_FEW_FILES = 16
 
 
 class EpochIter(mx.io.DataIter):
@@ -40,25 +50,29 @@ class EpochIter(mx.io.DataIter):
         as each other, and `num_parts` does not give them that: a longer part is cut, a shorter one
         begins anew.
 
-    `next` raises DataError where ImageRecordIter can't read a batch; it names the record. The
-    constructor does where the part has no record.
+    `next` raises DataError where ImageRecordIter can't read a batch; it names the record. So it
+    does where a file was changed since the first batch, at the end of the epoch at the latest. The
+    constructor raises it where the part has no record.
     """
 
     def __init__(
         self,
-        record_args: dict,
+        record_args: Dict[str, Any],
         seed: int = 0,
         epoch: int = 0,
         number: int = 0,
         batches: Optional[int] = None,
-    ):
+    ) -> None:
         super().__init__(record_args["batch_size"])
         self._batches = batches
+        self._path = record_args["path_imgrec"]
+        self._files = _WatchedFiles(record_files(self._path))
         # With more than one batch read ahead, MXNet keeps the others' memory when an iterator ends:
         # with its own default, 4, three batches an epoch.
-        self._args = {"prefetch_buffer": 1, **record_args}
+        self._args = {"prefetch_buffer": 1, **record_args, "path_imgrec": mxnet_path(self._path)}
         self._seed = seed
         self._part = record_args.get("part_index", 0)
+        self._records: Any = None
         self._open(epoch)
         shape = (self.batch_size, *record_args["data_shape"])
         self.provide_data = [mx.io.DataDesc("data", shape)]
@@ -66,12 +80,19 @@ class EpochIter(mx.io.DataIter):
         for _ in range(number):
             self.next()
 
-    def _open(self, epoch):
+    def _open(self, epoch: int) -> None:
         self.epoch, self.number = epoch, 0
         self._read_from_the_start(epoch_seed(self._seed, epoch, self._part))
 
-    def _read_from_the_start(self, seed):
-        self._batches_read, self._records, self._error = 0, None, None
+    def _read_from_the_start(self, seed: int) -> None:
+        self._batches_read = 0
+        self._error: Optional[DataError] = None
+        problem = self._files.problem()
+        if problem:
+            self._abandon()
+            self._error = DataError(problem)
+            return
+        self._records = None
         try:
             with self._naming_the_place(), suppress(StopIteration):
                 self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
@@ -81,19 +102,23 @@ class EpochIter(mx.io.DataIter):
             return
         if self._records is None:
             raise DataError(
-                f"{self._args['path_imgrec']}: no record begins in part {self._part} of "
+                f"{self._path}: no record begins in part {self._part} of "
                 f"{self._args.get('num_parts', 1)}: too few records for so many workers"
             )
 
-    def reset(self):
+    def reset(self) -> None:
         self._open(self.epoch + 1)
 
-    def next(self):
+    def next(self) -> mx.io.DataBatch:
         if self.number == self._batches:
+            self._check_files()
             raise StopIteration
+        if len(self._files) <= _FEW_FILES:
+            self._check_files()
         try:
             batch = self._next_of_records()
         except StopIteration:
+            self._check_files()
             if self._batches is None:
                 raise
             self._read_from_the_start(epoch_seed(self._seed, self.epoch, self._part, -1))
@@ -103,7 +128,20 @@ class EpochIter(mx.io.DataIter):
         self.number += 1
         return batch
 
-    def _next_of_records(self):
+    def _check_files(self) -> None:
+        problem = self._files.problem()
+        if problem:
+            self._abandon()
+            raise DataError(problem)
+
+    def _abandon(self) -> None:
+        """Never free the iterator: MXNet ends the process when it frees one whose reading thread
+        has come to what is missing."""
+        if self._records is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._records))
+        self._records = None
+
+    def _next_of_records(self) -> mx.io.DataBatch:
         if self._error:
             raise self._error
         with self._naming_the_place():
@@ -112,11 +150,13 @@ class EpochIter(mx.io.DataIter):
         return batch
 
     @contextmanager
-    def _naming_the_place(self):
+    def _naming_the_place(self) -> Iterator[None]:
         try:
             yield
         except mx.base.MXNetError as error:
-            path = self._args["path_imgrec"]
+            self._check_files()
+            self._abandon()
+            path = self._path
             reason = next((line for line in str(error).splitlines() if "failed" in line), error)
             found = first_bad_record(
                 path,
@@ -133,38 +173,96 @@ class EpochIter(mx.io.DataIter):
             ) from None
 
 
-def first_bad_record(path, num_parts: int, part: int, delivered: int) -> Optional[str]:
+class _WatchedFiles:
+    """Files that nobody should write to: a copy over them, or a program that appends."""
+
+    def __init__(self, paths: List[str]) -> None:
+        self._paths = paths
+        self._known = [_state(path) for path in paths]
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def problem(self) -> Optional[str]:
+        """Return which file has changed since the start, None for none."""
+        for path, known in zip(self._paths, self._known):
+            now = _state(path)
+            if now != known:
+                sizes = f"{known[0]} bytes, now {now[0]}" if now else "now it is gone"
+                return (
+                    f"{path}: changed while it was read ({sizes}): when it is complete, resume "
+                    "with --retrain"
+                )
+        return None
+
+
+def _state(path: str) -> Tuple[int, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns
+
+
+_links: Dict[str, str] = {}
+_folder_of_links: Optional["tempfile.TemporaryDirectory[str]"] = None
+
+
+def mxnet_path(records: PathLike) -> str:
+    """Return what ImageRecordIter takes for these records. dmlc-core reads paths as URIs, in which
+    # ? and ; mean something else: such names get a link with a plain one, as long as the process
+    lives."""
+    return ";".join(map(_plain, record_files(records)))
+
+
+def _plain(path: str) -> str:
+    global _folder_of_links
+    if not re.search("[#?;]", path):
+        return path
+    if path not in _links:
+        _folder_of_links = _folder_of_links or tempfile.TemporaryDirectory(prefix="records-")
+        link = Path(_folder_of_links.name, f"{len(_links)}.rec")
+        link.symlink_to(os.path.abspath(path))
+        _links[path] = str(link)
+    return _links[path]
+
+
+def first_bad_record(path: PathLike, num_parts: int, part: int, delivered: int) -> Optional[str]:
     """Return which record of a part ImageRecordIter can't decode, and why; None for none.
 
     It reads a part in the order of the file, megabytes at a time, and shuffles within these: what
     it failed on is not far from the `delivered` images that it gave before.
     """
-    offsets = scan(path).offsets
-    numbers = _in_part(offsets, path, num_parts, part)
-    reached = offsets[numbers[min(delivered, len(numbers) - 1)]]
-    for number in numbers[np.abs(offsets[numbers] - reached) <= _NEAR].tolist():
-        found = next(walk(path, number, int(offsets[number])))
+    records = scan(path)
+    numbers = _in_part(records, num_parts, part)
+    reached = records.offsets[numbers[min(delivered, len(numbers) - 1)]]
+    for number in numbers[np.abs(records.offsets[numbers] - reached) <= _NEAR].tolist():
+        found = records.read(number)
         try:
-            check_decodes(unpacked(found.record)[2])
+            if found.record is None:
+                raise ValueError(found.problem)
+            decode(unpacked(found.record).image)
         except (ImageError, ValueError) as error:
-            return f"{found.place}: {error}"
+            file = f"{records.place(number).file}: " if len(records.files) > 1 else ""
+            return f"{file}{found.place}: {error}"
     return None
 
 
-def part_sizes(path, num_parts: int) -> list:
+def part_sizes(path: PathLike, num_parts: int) -> List[int]:
     """Return how many records each part has that ImageRecordIter reads with `num_parts`."""
-    offsets = scan(path).offsets
-    return [len(_in_part(offsets, path, num_parts, part)) for part in range(num_parts)]
+    records = scan(path)
+    return [len(_in_part(records, num_parts, part)) for part in range(num_parts)]
 
 
-def _in_part(offsets, path, num_parts, part):
+def _in_part(records: Records, num_parts: int, part: int) -> np.ndarray:
     """Return the numbers of a part's records.
 
     dmlc-core's InputSplitBase::ResetPartition: equal numbers of bytes, each part from the first
     record that begins in it.
     """
-    share = -(-os.path.getsize(path) // num_parts)
+    share = -(-records.size // num_parts)
     share += -share % 4
+    offsets = records.offsets
     return np.flatnonzero((offsets >= share * part) & (offsets < share * (part + 1)))
 
 
@@ -180,14 +278,14 @@ def epoch_seed(*numbers: int) -> int:
 
 
 def record_args(
-    path,
-    data_shape: tuple,
+    path: PathLike,
+    data_shape: Tuple[int, ...],
     batch_size: int,
-    mean: tuple,
-    std: tuple,
+    mean: Sequence[float],
+    std: Sequence[float],
     num_thread: int,
     gpu: Optional[int] = None,
-) -> dict:
+) -> Dict[str, Any]:
     """Return what an ImageRecordIter needs to read the records `path` for a network.
 
     mean, std : by colour, R G B. gpu : the one by which the batches' memory is pinned, so that it
@@ -213,7 +311,7 @@ def fitting_batch_size(batch_size: int, num_images: int, num_devices: int) -> in
     return min(batch_size, math.ceil(num_images / num_devices) * num_devices)
 
 
-def training_args(record_args: dict, augmentation: dict) -> dict:
+def training_args(record_args: Dict[str, Any], augmentation: Dict[str, Any]) -> Dict[str, Any]:
     return {**record_args, "shuffle": True, **augmentation}
 
 
@@ -225,22 +323,24 @@ class SyntheticIter(mx.io.DataIter):
     had ended.
     """
 
-    def __init__(self, batch_size: int, image_shape: tuple, num_classes: int, batches: int):
+    def __init__(
+        self, batch_size: int, image_shape: Tuple[int, int, int], num_classes: int, batches: int
+    ) -> None:
         super().__init__(batch_size)
         self._images = mx.nd.random.uniform(0, 256, (batch_size, *image_shape)).floor()
         self._labels = mx.nd.random.randint(0, num_classes, (batch_size,)).astype("float32")
         self._batches = batches
-        self.times = []
+        self.times: List[float] = []
         self.epoch = -1
         self.provide_data = [mx.io.DataDesc("data", self._images.shape)]
         self.provide_label = [mx.io.DataDesc("softmax_label", self._labels.shape)]
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         self.epoch += 1
         self.number = 0
 
-    def next(self):
+    def next(self) -> mx.io.DataBatch:
         if self.number == self._batches:
             raise StopIteration
         self.times.append(time.perf_counter())

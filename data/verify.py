@@ -13,8 +13,9 @@ image that still decodes.
 import argparse
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from data.arguments import image_shape
 from data.augmentation import Augmentation
@@ -98,20 +99,20 @@ def _parser() -> OneLineParser:
     return parser
 
 
-def _level_and_shape(args: argparse.Namespace) -> tuple:
+def _level_and_shape(args: argparse.Namespace) -> Tuple[Dict[str, Any], Tuple[int, int, int]]:
     data = DATASETS[args.data_type]
     return data.augmentation[args.aug_level], args.image_shape or data.image_shape
 
 
-def augmented_args(args: argparse.Namespace, path: Path) -> dict:
-    """Return the arguments of ImageRecordIter for the images in `path` as training sees them."""
-    from data.inspect import short_side
+def augmented_args(args: argparse.Namespace, side: Optional[int]) -> Dict[str, Any]:
+    """Return the arguments of ImageRecordIter for images as training sees them.
+
+    side : their short side, None if they differ.
+    """
     from data.iterators import training_args
 
-    augmentation = Augmentation.of(vars(args))
     level, shape = _level_and_shape(args)
-    side = short_side(path) if augmentation.cuts_and_resizes else None
-    drawn = augmentation.arguments(level, shape, side)
+    drawn = Augmentation.of(vars(args)).arguments(level, shape, side)
     return training_args({"data_shape": shape, "verbose": False}, drawn)
 
 
@@ -133,10 +134,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             if shown:
                 from data.checking.pictures import draw
 
-                augmented = augmented_args(args, path)
                 folder = args.show_dir or path.parent
                 folder.mkdir(parents=True, exist_ok=True)
-                for picture in draw(shown, names, augmented, folder / path.stem):
+                for picture in draw(
+                    shown, names, partial(augmented_args, args), folder / path.stem
+                ):
                     print(picture)
     return outcome.code
 

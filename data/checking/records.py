@@ -7,46 +7,63 @@ import random
 import shutil
 import tempfile
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 from tqdm import tqdm
 
 from data import DataError
-from data.formats.recordfile import has_checksum, problem_of, read_index, unpacked, walk, writing
+from data.formats.images import is_seen_otherwise
+from data.formats.recordfile import (
+    Found,
+    has_checksum,
+    problem_of,
+    unpacked,
+    walk,
+    writes_checksums,
+    writing,
+)
+from data.formats.recordset import read_index, record_files
 from log import schema
-from log.files import read_json, write_whole
+from log.files import PathLike, read_json, write_whole
 
 # Bytes that one task of a thread checks: small records in groups.
 _GROUP = 1 << 18
 
 
+#: A record, or what is there instead, and what is wrong with it.
+Checked = Tuple[Found, Optional[str]]
+
+
 def checked(
-    path, num_classes: Optional[int] = None, index: Optional[np.ndarray] = None, num_thread: int = 1
-) -> Iterator[tuple]:
+    path: PathLike,
+    num_classes: Optional[int] = None,
+    index: Optional[np.ndarray] = None,
+    num_thread: int = 1,
+) -> Iterator[Checked]:
     """Yield (Found, what is wrong with it or None) for each record of a file, in order.
 
     num_classes : labels must be below it. index : rows (number, byte offset) that must fit.
     """
     numbers = None if index is None else {offset: number for number, offset in index.tolist()}
+    with_checksum = writes_checksums(path)
 
-    def check(found):
-        if found.problem:
+    def check(found: Found) -> Optional[str]:
+        if found.record is None:
             return found.problem
-        if numbers is None:
-            return problem_of(found.record, num_classes)
-        if found.offset not in numbers:
+        if numbers is not None and found.offset not in numbers:
             return "not in the index"
-        return problem_of(found.record, num_classes, numbers[found.offset])
+        number = None if numbers is None else numbers[found.offset]
+        return problem_of(found.record, num_classes, number, with_checksum)
 
-    def check_group(group):
+    def check_group(group: List[Found]) -> List[Checked]:
         return [(found, check(found)) for found in group]
 
     with ThreadPoolExecutor(num_thread) as pool:
-        waiting = deque()
+        waiting: Deque[Future[List[Checked]]] = deque()
         for group in _grouped(walk(path)):
             waiting.append(pool.submit(check_group, group))
             if len(waiting) > 2 * num_thread:
@@ -55,8 +72,9 @@ def checked(
             yield from task.result()
 
 
-def _grouped(places):
-    group, size = [], 0
+def _grouped(places: Iterable[Found]) -> Iterator[List[Found]]:
+    group: List[Found] = []
+    size = 0
     for found in places:
         group.append(found)
         size += len(found.record or b"")
@@ -66,22 +84,30 @@ def _grouped(places):
     yield group
 
 
-def verify(path, num_classes, num_thread, repair=None, show: int = 0) -> tuple:
+def verify(
+    path: PathLike,
+    num_classes: Optional[int],
+    num_thread: int,
+    repair: Optional[PathLike] = None,
+    show: int = 0,
+) -> Tuple[int, List[Found]]:
     """Check a file and print what is wrong with it.
 
     repair : folder for a copy of the good records, under the same name.
     Return (how much is wrong, `show` good records, drawn at random, in order).
     """
+    index, wrong = None, 0
     try:
-        index, wrong = read_index(path), 0
+        index = read_index(path)
     except DataError as error:
         print(error)
-        index, wrong = None, 1
-    count = good = without_checksum = 0
+        wrong = 1
+    count = good = without_checksum = altered = 0
     offsets = set()
-    shown, randomness = [], random.Random(0)
-    target = repair and Path(repair, Path(path).name)
-    with _copying(target) if target else nullcontext() as copy, _bar(path) as bar:
+    shown: List[Found] = []
+    randomness = random.Random(0)
+    target = Path(repair, Path(path).name) if repair else None
+    with _copying(target, index) if target else nullcontext() as copy, _bar(path) as bar:
         for found, problem in checked(path, num_classes, index, num_thread):
             count += 1
             offsets.add(found.offset)
@@ -91,9 +117,11 @@ def verify(path, num_classes, num_thread, repair=None, show: int = 0) -> tuple:
                 bar.write(f"{path}: {found.place}: {problem}")
                 continue
             good += 1
-            without_checksum += not has_checksum(found.record)
+            record = found.record or b""
+            without_checksum += not has_checksum(record)
+            altered += is_seen_otherwise(unpacked(record).image)
             if copy:
-                copy(found.record)
+                copy(found)
             if len(shown) < show:
                 shown.append(found)
             elif randomness.randrange(good) < show:
@@ -112,35 +140,60 @@ def verify(path, num_classes, num_thread, repair=None, show: int = 0) -> tuple:
             f"{path}: {without_checksum} records have no checksum: a label that was changed to "
             "another class, or pixels in an image that still decodes, can't be noticed in them"
         )
+    if altered:
+        print(
+            f"{path}: {altered} records are transparent or turned by EXIF: MXNet trains on the "
+            "colours that transparency hides, and turns JPEGs alone; data.pack and model.predict "
+            "show what a person sees"
+        )
     if target:
         print(f"{target}: {good} records")
     return wrong, sorted(shown, key=lambda found: found.number)
 
 
-def _bar(path):
+def _bar(path: PathLike) -> tqdm:
     return tqdm(
         total=os.path.getsize(path), desc=Path(path).name, unit="B", unit_scale=True, disable=None
     )
 
 
 @contextmanager
-def _copying(target: Path):
+def _copying(target: Path, index: Optional[np.ndarray]) -> Iterator[Callable[[Found], None]]:
     """Give a function that copies a record into the file `target`; it is there, whole and with its
-    index, when the context ends."""
+    index, when the context ends.
+
+    index : of the original: a record keeps its number in it; without one that in its header, if it
+    has a checksum, else its place.
+    """
+    numbers = {} if index is None else {offset: number for number, offset in index.tolist()}
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
         part = Path(folder, target.name)
         with writing(part, part.with_suffix(".idx")) as writer:
-            yield lambda record: writer.write_idx(unpacked(record)[1], record)
+
+            def copy(found: Found) -> None:
+                record = found.record or b""
+                own = unpacked(record).number if has_checksum(record) else found.number
+                writer.write_idx(numbers.get(found.offset, own), record)
+
+            yield copy
         for ending in (".idx", ".rec"):
             os.replace(part.with_suffix(ending), target.with_suffix(ending))
 
 
-def without_bad_records(path, num_thread: int) -> tuple:
-    """Return (a file of the good records of `path`, [what is left out]): `path` itself where all
-    are good, else NAME.clean.rec next to it, or in the user's cache if that folder can't be written
-    to. What was found is kept in NAME.clean.json there, for as long as the file is the same."""
-    path = Path(path)
+def without_bad_records(records: PathLike, num_thread: int) -> Tuple[str, List[str]]:
+    """Return (the good records of a set, [what is left out]): each file itself where all of it is
+    good, else NAME.clean.rec next to it, or in the user's cache if that folder can't be written to.
+    What was found is kept in NAME.clean.json there, for as long as the file is the same."""
+    files = record_files(records)
+    found = [_without_bad_records(Path(file), num_thread) for file in files]
+    if len(files) == 1:
+        return found[0]
+    bad = [f"{file}: {each}" for file, (_, of_file) in zip(files, found) for each in of_file]
+    return (";".join(clean for clean, _ in found) if bad else os.fspath(records)), bad
+
+
+def _without_bad_records(path: Path, num_thread: int) -> Tuple[str, List[str]]:
     clean = _folder_for_copy(path) / path.with_suffix(".clean.rec").name
     notes = clean.with_suffix(".json")
     status = os.stat(path)
@@ -153,13 +206,14 @@ def without_bad_records(path, num_thread: int) -> tuple:
             raise DataError(
                 f"{clean.parent}: no room for a copy of {path.name} without its bad records"
             )
-        with _copying(clean) as copy, _bar(path) as bar:
-            for found, problem in checked(path, index=read_index(path), num_thread=num_thread):
+        index = read_index(path)
+        with _copying(clean, index) as copy, _bar(path) as bar:
+            for found, problem in checked(path, index=index, num_thread=num_thread):
                 bar.update(found.offset - bar.n)
                 if problem:
                     bad.append(f"{found.place}: {problem}")
                 else:
-                    copy(found.record)
+                    copy(found)
         if not bad:
             for ending in (".idx", ".rec"):
                 clean.with_suffix(ending).unlink()

@@ -24,7 +24,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 import numpy as np
 
 from data import DataError
-from data.formats import images, recordfile
+from data.formats import images, recordfile, recordset
 from data.formats.classes import write_class_names
 from data.packing.archives import content_of, open_tar
 from data.packing.writer import encode_png, finished, write_records
@@ -237,7 +237,7 @@ def write_part(rec: Path, part: Part) -> None:
 
 def _check_same(rec: Path, part: Part) -> None:
     """Compare the number of records, and the first and the last of them."""
-    index = recordfile.read_index(rec)
+    index = recordset.read_index(rec)
     assert index is not None, f"{rec} is finished"
     ends = (0, len(part.labels) - 1)
     if len(index) != len(part.labels) or any(

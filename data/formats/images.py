@@ -6,8 +6,9 @@ bits, palettes. Here is the rest. It takes a JPEG that is cut off or damaged for
 the missing pixels up; it ignores EXIF rotation in WebP, shows the colours that are hidden by
 transparency, takes values of 12 bits for nearly black ones, and cannot read GIF, HEIC and AVIF.
 
-    file of a person:  read(content)   -> pixels -> resized -> JPEG in a record, or prediction
-    image in a record: check(content)  -> pixels, as ImageRecordIter decodes them
+    file of a person:  read   -> pixels -> resized -> JPEG in a record, or prediction
+    image in a record: check  -> pixels, if ImageRecordIter can decode them and all are there
+                       decode -> pixels, as ImageRecordIter decodes them
 """
 
 import io
@@ -74,9 +75,9 @@ def check(content: bytes) -> np.ndarray:
     return pixels
 
 
-def check_decodes(content: bytes) -> None:
-    """Raise ImageError if ImageRecordIter fails on an image file in a record. It makes up what is
-    missing of a damaged one, and does not fail."""
+def decode(content: bytes) -> np.ndarray:
+    """Return the pixels that ImageRecordIter sees of an image file in a record, as `read` returns
+    them. It makes up what is missing of a damaged one. Raises ImageError where it fails."""
     if not content:
         raise ImageError("an empty file")
     try:
@@ -84,6 +85,24 @@ def check_decodes(content: bytes) -> None:
     except mx.base.MXNetError:
         raise ImageError(_why_mxnet_can_not(content)) from None
     _check_sides(pixels)
+    return pixels
+
+
+def is_seen_otherwise(content: bytes) -> bool:
+    """True if ImageRecordIter shows other pixels of a whole image than `read` does: those under
+    transparency, or not turned as EXIF says."""
+    if content.startswith(_JPEG):
+        return False
+    try:
+        image = _open(content)
+    except ImageError:
+        return True
+    turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION, 1) != 1
+    return _is_transparent(image) or turned
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
 
 
 def _check_sides(pixels: np.ndarray) -> None:
@@ -120,7 +139,7 @@ def _read(content: bytes, image: ImageFile.ImageFile) -> np.ndarray:
     if image.mode in ("F", "LAB") or (image.format == "TIFF" and image.mode == "I"):
         kind = {"F": "float", "I": "32-bit", "LAB": "LAB"}[image.mode]
         raise ImageError(f"{kind} pixels: convert it to 8-bit RGB or grey")
-    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    transparent = _is_transparent(image)
     if image.mode.startswith("I"):
         return _read_grey_of_16_bits(content, image)
     if transparent or image.format in ("GIF", "WEBP", "HEIF", "AVIF") or _is_scaled(image):
@@ -282,6 +301,17 @@ def _why_mxnet_can_not(content: bytes) -> str:
     except ImageError:
         return "damaged, or of a kind that MXNet can't decode"
     return f"{kind}: MXNet can't decode it"
+
+
+def is_image(content: bytes) -> bool:
+    """True for a file of a kind that `read` knows, whole or not."""
+    try:
+        _open(content)
+    except NotAnImage:
+        return False
+    except ImageError:
+        return bool(content)
+    return True
 
 
 def short_side(content: bytes) -> int:

@@ -6,38 +6,38 @@ is, then the data, padded with zeros to 4 bytes. A record is split wherever the 
 stand in its data at a multiple of 4: so that such a word always begins a frame.
 
 A record is mx.recordio's IRHeader and an image file. The header has a flag, a label, and two 8-byte
-numbers; where the flag is not 0, that many labels follow it instead of the one in it. Of the two
-numbers MXNet uses the first, which is the record's number in the index. The second is 0 in files
-that im2rec made; in those made here it holds a checksum, which no reader minds, and by which every
-changed bit can be found.
+numbers; where the flag is not 0, that many labels follow it instead of the one in it. MXNet uses
+neither number. The first is the record's number in the index where im2rec wrote it, 0 in all
+records of MXNet's own tutorial, and another one where rec2idx.py made the index. The second is 0 in
+files that im2rec made; in those made here it holds a checksum, which no reader minds, and by which
+every changed bit can be found.
 """
 
 import errno
-import io
+import itertools
 import os
 import struct
-import warnings
 import zlib
-from array import array
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Iterator, Optional
+from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
 
 import mxnet as mx
-import numpy as np
 
 from data import DataError
 from data.formats.images import ImageError, check
-from log.files import open_file, read_file
+from log.files import PathLike, open_file
 
 MAGIC = struct.pack("<I", 0xCED7230A)
 _FRAME = struct.Struct("<4sI")
 _HEADER = struct.Struct("<IfQQ")
 _LABEL = struct.Struct("<f")
-_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+# Parts of a split record, as frames have them.
+WHOLE, FIRST, MIDDLE, LAST = range(4)
 # The upper half of a second number that holds a CRC-32 in its lower half.
 _CHECKSUM_MARK = int.from_bytes(b"CRC3", "big")
+# Records by which the writer of a file is told.
+_FIRST_RECORDS = 32
 
 
 def packed(label: int, number: int, image: bytes) -> bytes:
@@ -48,7 +48,7 @@ def packed(label: int, number: int, image: bytes) -> bytes:
 
 
 @contextmanager
-def writing(rec, index):
+def writing(rec: PathLike, index: PathLike) -> Iterator[Any]:
     """Give MXNet's writer of the record file `rec` and its index. Raises DataError where they can't
     be written."""
     try:
@@ -59,7 +59,7 @@ def writing(rec, index):
         raise DataError(f"{rec}: can't be written: is the disk full?") from None
 
 
-def _crc(record) -> int:
+def _crc(record: bytes) -> int:
     """CRC-32 of all of a record but the place of the checksum."""
     return zlib.crc32(memoryview(record)[_HEADER.size :], zlib.crc32(record[:16]))
 
@@ -82,7 +82,7 @@ class _Damage(Exception):
     pass
 
 
-def walk(path, number: int = 0, offset: int = 0) -> Iterator[Found]:
+def walk(path: PathLike, number: int = 0, offset: int = 0) -> Iterator[Found]:
     """Yield what is in a record file, in order, from record `number`, which is at `offset`.
 
     After damaged framing it continues at the next magic word; what is between is one record.
@@ -103,9 +103,9 @@ def walk(path, number: int = 0, offset: int = 0) -> Iterator[Found]:
         raise DataError(f"{path}: {error.strerror}") from None
 
 
-def _read(fd, offset, size):
+def _read(fd: int, offset: int, size: int) -> Tuple[bytes, int]:
     """Return the record at `offset` and where it ends."""
-    pieces = []
+    pieces: List[bytes] = []
     while True:
         head = os.pread(fd, _FRAME.size, offset)
         if len(head) < _FRAME.size:
@@ -113,7 +113,7 @@ def _read(fd, offset, size):
         magic, part, length = _parse_frame(head)
         if magic != MAGIC:
             raise _Damage(f"no record begins at byte {offset}")
-        if part not in ((_MIDDLE, _LAST) if pieces else (_WHOLE, _FIRST)):
+        if part not in ((MIDDLE, LAST) if pieces else (WHOLE, FIRST)):
             raise _Damage("a part of a split record is missing")
         end = offset + _FRAME.size + _padded(length)
         if end > size:
@@ -125,27 +125,27 @@ def _read(fd, offset, size):
             raise _Damage("its length is wrong: another record begins within")
         pieces.append(data[:length])
         offset = end
-        if part in (_WHOLE, _LAST):
+        if part in (WHOLE, LAST):
             return MAGIC.join(pieces), end
 
 
-def _parse_frame(head) -> tuple:
+def _parse_frame(head: bytes) -> Tuple[bytes, int, int]:
     magic, word = _FRAME.unpack_from(head)
     return magic, word >> 29, word & ((1 << 29) - 1)
 
 
-def _padded(length) -> int:
+def _padded(length: int) -> int:
     return (length + 3) // 4 * 4
 
 
-def _aligned_magic(data, start: int = 0) -> int:
+def _aligned_magic(data: bytes, start: int = 0) -> int:
     """Return where the magic word stands in `data` at a multiple of 4, -1 for nowhere."""
     while (start := data.find(MAGIC, start)) % 4 and start > 0:
         start += 1
     return start
 
 
-def _next_frame(fd, offset, size, block=1 << 20) -> int:
+def _next_frame(fd: int, offset: int, size: int, block: int = 1 << 20) -> int:
     """Return where the next record begins, from `offset` on; `size` where none does."""
     while offset < size:
         try:
@@ -158,7 +158,7 @@ def _next_frame(fd, offset, size, block=1 << 20) -> int:
         start = -1
         while (start := _aligned_magic(data, start + 1)) >= 0:
             head = os.pread(fd, _FRAME.size, offset + start)
-            if len(head) == _FRAME.size and _parse_frame(head)[1] in (_WHOLE, _FIRST):
+            if len(head) == _FRAME.size and _parse_frame(head)[1] in (WHOLE, FIRST):
                 return offset + start
         offset += block
     return size
@@ -168,16 +168,27 @@ def has_checksum(record: bytes) -> bool:
     return len(record) >= _HEADER.size and _HEADER.unpack_from(record)[3] >> 32 == _CHECKSUM_MARK
 
 
-def unpacked(record: bytes) -> tuple:
-    """Return (label, number, image file). Raises ValueError where the header is wrong."""
+def writes_checksums(path: PathLike) -> bool:
+    """True for a file of this project: most of its first records have a checksum."""
+    first = [each.record for each in itertools.islice(walk(path), _FIRST_RECORDS) if each.record]
+    return sum(map(has_checksum, first)) > len(first) / 2
+
+
+class Unpacked(NamedTuple):
+    """What is in a record. image : the content of an image file."""
+
+    label: int
+    number: int
+    image: bytes
+
+
+def unpacked(record: bytes) -> Unpacked:
+    """Return what is in a record. Raises ValueError where its header or checksum is wrong."""
     if len(record) < _HEADER.size:
         raise ValueError("shorter than its header")
     flag, label, number, second = _HEADER.unpack_from(record)
-    if second >> 32 == _CHECKSUM_MARK:
-        if second & 0xFFFFFFFF != _crc(record):
-            raise ValueError("its checksum differs: damaged")
-    elif second:
-        raise ValueError(f"its header is damaged: the second number is {second}, not 0")
+    if second >> 32 == _CHECKSUM_MARK and second & 0xFFFFFFFF != _crc(record):
+        raise ValueError("its checksum differs: damaged")
     image = record[_HEADER.size :]
     if flag == 1 and len(image) >= _LABEL.size:
         (label,) = _LABEL.unpack_from(image)
@@ -186,129 +197,30 @@ def unpacked(record: bytes) -> tuple:
         raise ValueError(f"{flag} labels, not one")
     if not label.is_integer():
         raise ValueError(f"its label is {label:g}, not a whole number")
-    return int(label), number, image
+    return Unpacked(int(label), number, image)
 
 
-def problem_of(record: bytes, num_classes: Optional[int] = None, number: Optional[int] = None):
+def problem_of(
+    record: bytes,
+    num_classes: Optional[int] = None,
+    number: Optional[int] = None,
+    with_checksum: bool = False,
+) -> Optional[str]:
     """Return what is wrong with a record, in a few words, or None.
 
-    num_classes : labels must be below it, where it is given. number : the one in the index.
+    num_classes : labels must be below it, where it is given. number : the one in the index; in
+    records of other writers it may be any. with_checksum : as the others of its file.
     """
     try:
+        if with_checksum and not has_checksum(record):
+            return "its checksum is gone: damaged"
         label, own_number, image = unpacked(record)
         if label < 0 or (num_classes is not None and label >= num_classes):
             highest = "up" if num_classes is None else f"to {num_classes - 1}"
             return f"its label is {label}, not one from 0 {highest}"
-        if number is not None and number != own_number:
+        if number not in (None, own_number) and has_checksum(record):
             return f"its number is {own_number}, in the index {number}"
         check(image)
     except (ValueError, ImageError) as error:
         return str(error)
     return None
-
-
-@dataclass(frozen=True, eq=False)
-class Records:
-    """A scanned record file."""
-
-    path: str
-    offsets: np.ndarray  # of each record's first byte, int64
-    labels: np.ndarray  # float32, whole numbers
-
-    @property
-    def num_images(self) -> int:
-        return len(self.labels)
-
-
-#: How many records ahead the disk is asked for: it answers several requests at a time.
-_AHEAD = 512
-# Of an index: 60 million records' lines.
-_INDEX_LIMIT = 1 << 30
-# A frame, and of a record's header the flag, the label, and the label after it.
-_HEAD = struct.Struct("<4sIIf16xf")
-
-
-def scan(path) -> Records:
-    """Read the framing and the label of every record, without decoding an image.
-
-    Raises DataError where the file is missing, empty or damaged, where a record has several labels
-    or one that is not a whole number, and where the file has an index that does not fit.
-    """
-    index = read_index(path)
-    offsets, labels = array("q"), array("f")
-    try:
-        with open_file(path, DataError, "a record file") as file:
-            fd = file.fileno()
-            size = os.fstat(fd).st_size
-            hints = [] if index is None else index[_AHEAD:, 1].clip(0, size).tolist()
-            hints.reverse()
-            position = 0
-            while position < size:
-                if hints:
-                    os.posix_fadvise(fd, hints.pop(), _HEAD.size, os.POSIX_FADV_WILLNEED)
-                head = os.pread(fd, _HEAD.size, position)
-                if len(head) < _HEAD.size:  # the file's last bytes
-                    head = head.ljust(_HEAD.size, b"\0")
-                magic, word, flag, label, array_label = _HEAD.unpack(head)
-                if magic != MAGIC:
-                    raise DataError(f"{path}: no record at byte {position}: not a .rec file?")
-                if word >> 29 <= _FIRST:
-                    if flag > 1:
-                        raise DataError(
-                            f"{path}: the record at byte {position} has {flag} labels, not one"
-                        )
-                    label = array_label if flag else label
-                    if not label.is_integer():
-                        raise DataError(
-                            f"{path}: the record at byte {position} has the label {label:g}, "
-                            "not a whole number"
-                        )
-                    offsets.append(position)
-                    labels.append(label)
-                position += 8 + ((word & 0x1FFFFFFF) + 3 & ~3)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    if position > size:
-        raise DataError(f"{path}: cut off: its last record ends at byte {position} of {size}")
-    if not labels:
-        raise DataError(f"{path}: no records in it")
-    records = Records(str(path), np.array(offsets), np.array(labels))
-    if index is not None:
-        _check_index(records, index)
-    return records
-
-
-def _check_index(records, index):
-    indexed = np.sort(index[:, 1])
-    if np.array_equal(indexed, records.offsets):
-        return
-    path = Path(records.path).with_suffix(".idx")
-    if len(indexed) != len(records.offsets):
-        differ = f"has {len(indexed)} records, there are {len(records.offsets)}"
-    else:
-        first = int(np.flatnonzero(indexed != records.offsets)[0])
-        differ = (
-            f"has byte {indexed[first]} for record {first}, which is at {records.offsets[first]}"
-        )
-    raise DataError(
-        f"{path}: not the index of {records.path}: it {differ}: "
-        "delete it (training works without an index), or pack again"
-    )
-
-
-def read_index(rec) -> Optional[np.ndarray]:
-    """Return the index of a record file as rows (number, byte offset), (N, 2) int64; None where it
-    has none. Raises DataError where the index is no index."""
-    path = Path(rec).with_suffix(".idx")
-    if not os.path.lexists(path):
-        return None
-    content = read_file(path, DataError, _INDEX_LIMIT, "an index")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an empty file's
-            index = np.loadtxt(io.BytesIO(content), np.int64, ndmin=2)
-    except ValueError:
-        index = None
-    if index is None or index.shape[1:] != (2,):
-        raise DataError(f"{path}: damaged, or no index: delete it, training does without")
-    return index

@@ -31,7 +31,8 @@ from data import DataError
 from data.formats import images
 from data.formats.classes import printable
 from data.formats.images import ImageError
-from data.formats.recordfile import packed, scan, writing
+from data.formats.recordfile import packed, writing
+from data.formats.recordset import scan
 from data.packing import CHUNK
 from log import schema
 from log.files import PathLike, read_json, read_text, write_whole

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from data import inspect, iterators
 from data.formats.classes import class_names
-from data.formats.recordfile import scan
+from data.formats.recordset import scan
 from log.notices import Notices
 from model import ModelError, devices
 from model.inference.preprocessing import prepared

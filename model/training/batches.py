@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional, Tuple
 
 import mxnet as mx
 
-from data.inspect import Images, short_side
+from data.inspect import Images
 from data.iterators import EpochIter, fitting_batch_size, part_sizes, record_args, training_args
 from data.mixing import Mixing, MixingIter
 from model.arguments import Devices
@@ -43,8 +43,7 @@ def training_iter(
     """
     path, recipe = images.train, plan.recipe
     augmentation = plan.augmentation
-    # `short_side` decodes images: only if the value is used.
-    side = short_side(path) if augmentation.cuts_and_resizes else None
+    side = images.train_sides.common
     drawn = augmentation.arguments(plan.level, plan.data.image_shape, side)
     arguments = training_args(_record_args(plan, origin, path, plan.training.batch_size), drawn)
     shard = {"num_parts": cluster.workers, "part_index": cluster.rank}

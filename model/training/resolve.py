@@ -56,7 +56,7 @@ def resolve(plan: Plan, cluster: Alone) -> Run:
         check_finite(generation.params, name)
 
     dtype = agree_on_dtype(plan, contexts, network.symbol, generation, cluster, notices)
-    check_crop(plan.data.image_shape, images.short_side, notices)
+    check_crop(plan.data.image_shape, images, notices)
     settings = settings_of(plan, images, origin, network, contexts, dtype, cluster)
     notices.info(plan.recipe_line)
     check_workers(plan, images, origin, settings, cluster)

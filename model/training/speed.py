@@ -7,7 +7,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from data.inspect import Images, inspect_images
+from data.inspect import Images, Sides, inspect_images
 from data.iterators import SyntheticIter
 from log.notices import Notice, Notices
 from log.report import NoReport
@@ -67,11 +67,12 @@ def _synthetic_run(plan: Plan, batches: int) -> Run:
     origin = origin_of(plan, None)
     symbol = build_network(plan, num_classes, origin).symbol
     lr = plan.training.lr or plan.recipe.first_lr
+    num_images, side = batches * plan.training.batch_size, min(plan.data.image_shape[1:])
     return Run(
         plan=replace(plan, training=replace(plan.training, num_epochs=1)),
         contexts=contexts,
         dtype=choose_dtype(plan, contexts, symbol, None, notices),
-        images=Images("", None, batches * plan.training.batch_size, 0, num_classes, None, None),
+        images=Images("", None, num_images, 0, num_classes, None, Sides(side, side, side), None),
         origin=origin,
         symbol=symbol,
         start=Start.anew(lr),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mxnet as mx
 
-from data.formats.recordfile import scan
+from data.formats.recordset import scan
 from data.inspect import check_labels
 
 LENGTH = 110_000

@@ -8,7 +8,7 @@ import cv2
 import mxnet as mx
 import numpy as np
 
-from data.formats import recordfile
+from data.formats import recordset
 from data.packing.writer import encode_png
 
 MAGIC = struct.pack("<I", 0xCED7230A)
@@ -40,7 +40,7 @@ def read_all(rec) -> list:
         assert header.id == number
         images.append((number, header.label, image))
     assert plain.read() is None
-    assert recordfile.scan(rec).num_images == len(images)
+    assert recordset.scan(rec).num_images == len(images)
     return images
 
 

@@ -1,22 +1,25 @@
-"""data.formats.recordfile.scan and data.inspect: what is checked about records before a run."""
+"""data.formats.recordset.scan and data.inspect: what is checked about records before a run."""
+
+import re
 
 import numpy as np
 import pytest
 
 from data import DataError, inspect
-from data.formats import recordfile
+from data.formats import recordfile, recordset
+from log.notices import Notices
 from tests.data.files import MAGIC, PNG, record, write
 
 
 def test_scan_counts_and_finds_the_labels(tmp_path):
     path = write(tmp_path / "some.rec", record(4.0), record(2.0), record(7.0, b"123"))
-    assert recordfile.scan(path).labels.tolist() == [4, 2, 7]
+    assert recordset.scan(path).labels.tolist() == [4, 2, 7]
 
 
 def test_scan_reads_a_label_that_is_an_array_of_one(tmp_path):
     """im2rec's other way to store it: behind the header, whose own label is then 0."""
     path = write(tmp_path / "array.rec", record([5.0]), record([3.0]))
-    assert recordfile.scan(path).labels.tolist() == [5, 3]
+    assert recordset.scan(path).labels.tolist() == [5, 3]
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ def test_scan_counts_a_split_record_once(tmp_path, image):
     split = record(1.0, image)
     path = write(tmp_path / "split.rec", record(0.0), split, record(3.0), split)
     assert path.read_bytes().count(MAGIC) > 4
-    assert recordfile.scan(path).labels.tolist() == [0, 1, 3, 1]
+    assert recordset.scan(path).labels.tolist() == [0, 1, 3, 1]
     assert [found.record for found in recordfile.walk(path)] == [
         record(0.0),
         split,
@@ -66,13 +69,25 @@ def test_scan_refuses(tmp_path, kind):
     path = tmp_path / "bad.rec"
     bad_record_file(path, kind)
     with pytest.raises(DataError) as error:
-        recordfile.scan(path)
+        recordset.scan(path)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("part", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_scan_refuses_parts_out_of_order(tmp_path, number, part):
+    """MXNet ends the process where it comes to one."""
+    path = write(tmp_path / "bad.rec", *(record(float(i)) for i in range(3)))
+    content = bytearray(path.read_bytes())
+    content[number * len(content) // 3 + 7] |= part << 5
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"part of a split record|the rest of its last"):
+        recordset.scan(path)
+
+
 def scanned(*labels, path="a.rec"):
-    return recordfile.Records(path, np.zeros(len(labels)), np.array(labels, "f4"))
+    return recordset.Records(path, np.zeros(len(labels)), np.array(labels, "f4"))
 
 
 @pytest.mark.parametrize(("labels", "wrong"), [((3, -1), "label -1"), ((0, 5, 2), "label 5")])
@@ -83,3 +98,62 @@ def test_check_labels_refuses(labels, wrong):
 
 def test_check_labels_accepts_the_first_and_the_last_class():
     inspect.check_labels(scanned(0, 4), num_classes=5)
+
+
+# What is said about the records of a run
+
+
+def noticed(check, *args) -> list:
+    notices = Notices()
+    check(*args, notices)
+    return list(map(str, notices))
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes", "names", "says"),
+    [
+        ((0, 0, 0), 1, None, "warning: a.rec: one class"),
+        ((0, 1, 2), 3, None, None),
+        ((1, 2, 3, 1), 4, None, "warning: a.rec: no image of class 0: .* labels that begin at 1"),
+        ((0, 2, 2), 3, ["a", "b", "c"], r"warning: a.rec: no image of class 1 \(b\): "),
+        ((0, 6), 7, None, "no image of class 1, 2, 3 and 2 others"),
+        ((0, 1), 5, None, "a.rec: labels up to 1 only, of 5 classes"),
+    ],
+)
+def test_classes_without_images_are_said(labels, num_classes, names, says):
+    found = noticed(inspect.check_classes, scanned(*labels), num_classes, names)
+    assert len(found) == (says is not None)
+    assert not found or re.match(says if says[0] in "wa" else f".*{says}", found[0])
+
+
+def test_records_in_the_order_of_the_classes_are_said():
+    """100 megabytes; within what MXNet shuffles at a time all classes come, or two."""
+    offsets = np.arange(1000) * (100 << 20) // 1000
+    labels = np.arange(1000) // 100
+    for order, says in ((labels, 1), (np.random.RandomState(0).permutation(labels), 0)):
+        records = recordset.Records("a.rec", offsets, order.astype("f4"))
+        found = noticed(inspect.check_order, records)
+        assert len(found) == says
+        assert not says or "in the order of the classes" in found[0]
+    # A file that is shuffled as a whole.
+    small = recordset.Records("a.rec", offsets // 10, labels.astype("f4"))
+    assert noticed(inspect.check_order, small) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "says"),
+    [
+        ((480, 480, 480), (256, 256, 256), None),
+        ((129, 129, 129), (129, 129, 129), "whose short side is 129"),
+        ((900, 1300, 1800), (950, 1200, 1700), r"sides are 950 to 1700 \(not resized\)"),
+        ((900, 1300, 1800), None, "sides are 900 to 1800"),
+        ((31, 31, 31), (31, 31, 31), "short side is 31 are enlarged .* 3,31,31 computes 4 times"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_said(train, val, says):
+    shape = (3, 224, 224) if train[0] == 480 else (3, 64, 64)
+    sides = [each and inspect.Sides(*each) for each in (train, val)]
+    images = inspect.Images("a.rec", None, 1, 1, 1, None, *sides)
+    found = noticed(inspect.check_crop, shape, images)
+    assert len(found) == (says is not None)
+    assert not found or re.search(says, found[0])

@@ -1,21 +1,23 @@
 """data.iterators: an epoch holds the records, each once, and can be entered anywhere."""
 
+import itertools
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import mxnet as mx
 import numpy as np
 import pytest
 
 from data import DataError, inspect, iterators
-from data.formats import classes
+from data.formats import classes, recordset
 from data.packing import writer
-from tests.data.files import record, write
+from tests.data.files import PNG, record, write
 from tests.runs import ROOT
 
 IMAGES = 22
-
-
 BATCH = 4
 
 
@@ -158,14 +160,90 @@ def test_what_a_checkpoint_says_of_its_images(tmp_path):
             mx.recordio.pack_img(mx.recordio.IRHeader(0, 0.0, 0, 0), image, img_fmt=".png")
         )
     writer.close()
-    assert inspect.short_side(rec, sample=3) == 20
-    assert inspect.short_side(rec) is None
+    sides = inspect.check_sample(recordset.scan(rec))
+    assert sides == (20, 20, 21) and sides.common is None
     assert classes.class_names(rec) is None
     (tmp_path / "classes.txt").write_bytes("été\nhiver\n".encode())
     assert classes.class_names(rec) == ["été", "hiver"]
     (tmp_path / "classes.txt").write_bytes("été".encode("latin-1"))
     with pytest.raises(DataError, match=r"classes.txt: not UTF-8"):
         classes.class_names(rec)
+
+
+# Files
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a;b", "a b", "a*b", "a[1]", "a(1)", "数", "a%20b"])
+def test_names_that_mean_something_else_to_mxnet(numbered, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    shutil.copy(numbered["path_imgrec"], folder / f"{name}.rec")
+    copied = {**numbered, "path_imgrec": str(folder / f"{name}.rec")}
+    expected = rest_of_epoch(iterators.EpochIter(numbered))
+    assert rest_of_epoch(iterators.EpochIter(copied)) == expected
+
+
+def several(folder, *sizes) -> list:
+    """Files with so many records, the labels counting on."""
+    count = itertools.count()
+    files = []
+    for i, size in enumerate(sizes):
+        numbers = list(itertools.islice(count, size))
+        payloads = [record(float(n), PNG, n) for n in numbers]
+        files.append(str(write(folder / f"{'ba#c'[i]}.rec", *payloads)))
+    return files
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_several_files_are_one_set(tmp_path, parts):
+    """Named one by one, or a folder, without the copies of --skip-bad-records."""
+    files = several(tmp_path, 7, 5, 4)
+    write(tmp_path / "a.clean.rec", record(99.0))
+    scanned = recordset.scan(";".join(files))
+    assert scanned.labels.tolist() == list(range(16))
+    assert scanned.place(8) == (files[1], 1, recordset.scan(files[1]).offsets[1])
+    assert recordset.record_files(tmp_path) == sorted(files)
+    args = {"data_shape": (3, 32, 32), "batch_size": 1, "num_parts": parts}
+    for path, labels in ((";".join(files), range(16)), (tmp_path, None)):
+        found = []
+        for part in range(parts):
+            images = iterators.EpochIter({**args, "path_imgrec": path, "part_index": part})
+            found.append([int(batch.label[0].asscalar()) for batch in images])
+        assert [len(part) for part in found] == iterators.part_sizes(path, parts)
+        everything = [label for part in found for label in part]
+        assert everything == list(labels) if labels else sorted(everything) == list(range(16))
+
+
+def test_a_bad_record_of_several_files_is_named(tmp_path):
+    files = several(tmp_path, 3, 3)
+    write(Path(files[1]), record(3.0), record(4.0, b"no image"), record(5.0))
+    args = {"path_imgrec": ";".join(files), "data_shape": (3, 32, 32), "batch_size": 6}
+    with pytest.raises(DataError, match=rf"{files[1]}: record 1 at byte \d+: not an image"):
+        iterators.EpochIter(args).next()
+
+
+@pytest.mark.parametrize("change", ["cut off", "appended", "other bytes", "gone"])
+@pytest.mark.parametrize("when", [0, 3, 6, "between epochs"])
+def test_files_that_change_are_noticed(numbered, tmp_path, change, when):
+    """Before the next batch; after the last one, before the end of the epoch; between epochs, with
+    the first batch, where a run with a checkpoint to write is ready for it."""
+    path = tmp_path / "x.rec"
+    content = Path(numbered["path_imgrec"]).read_bytes()
+    path.write_bytes(content)
+    images = iterators.EpochIter({**numbered, "path_imgrec": str(path)})
+    for _ in range(6 if when == "between epochs" else when):
+        images.next()
+    if change == "gone":
+        path.unlink()
+    elif change == "cut off":
+        os.truncate(path, len(content) - 4)
+    else:
+        path.write_bytes(content + content if change == "appended" else bytes(len(content)))
+        os.utime(path, ns=(0, 0))
+    if when == "between epochs":
+        images.reset()
+    with pytest.raises(DataError, match=r"x\.rec: changed while it was read"):
+        images.next()
 
 
 def test_epochs_leave_no_memory_behind(digits):
