@@ -111,6 +111,11 @@ def _add_pixel_args(parser: argparse.ArgumentParser) -> None:
         "im2rec does)",
     )
     parser.add_argument(
+        "--balance",
+        action="store_true",
+        help="repeat training images of smaller classes until all classes have as many",
+    )
+    parser.add_argument(
         "--quality",
         type=whole(1),
         default=90,

@@ -1,6 +1,7 @@
 """What goes into which record file, and what the records of a folder were made from."""
 
 import argparse
+import itertools
 import json
 import random
 from contextlib import closing, contextmanager, suppress
@@ -58,6 +59,8 @@ def plan(args: argparse.Namespace, notices: Notices) -> Job:
         skipped = skipped + other.skipped
         copies = first_of_copies(found.items + validation)
     _report_copies(found.items + (validation if val else []), copies, len(found.items), notices)
+    if args.balance:
+        training = balanced(training, args.seed, notices)
     parts = {"train": training, "val": validation}
     return Job(found.classes, {name: part for name, part in parts.items() if part}, skipped)
 
@@ -200,6 +203,23 @@ def _choose(
             for_validation[min(free, key=same.__getitem__)] = True
     for first in same:
         for_validation.setdefault(first, False)
+
+
+def balanced(items: Sequence[Item], seed: int, notices: Notices) -> List[Item]:
+    """Return the items with those of smaller classes repeated, until all classes have as many;
+    shuffled."""
+    by_class: Dict[int, List[Item]] = {}
+    for item in items:
+        by_class.setdefault(item[0], []).append(item)
+    most = max(map(len, by_class.values()), default=0)
+    repeated: List[Item] = []
+    for label in sorted(by_class):
+        repeated += itertools.islice(itertools.cycle(by_class[label]), most)
+    random.Random(seed).shuffle(repeated)
+    notices.info(
+        f"--balance: each class has {most} training images, {len(repeated)} instead of {len(items)}"
+    )
+    return repeated
 
 
 #: Short sides of the stored images, if neither arguments nor images say otherwise.

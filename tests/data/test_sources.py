@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,20 @@ def test_validation_images_that_are_training_images_are_said(tmp_path, capsys):
         "warning: 1 validation images are training images too, the first a/other.jpg = a/2.jpg"
         in (said)
     )
+
+
+def test_smaller_classes_are_repeated(tmp_path, capsys):
+    """In training, after the split: no image is in both parts."""
+    write_folder(tmp_path / "in", {**pictures("a", count=20), **pictures("b", "c", count=5)})
+    code, said, parts = packed(tmp_path, capsys, tmp_path / "in", "--balance")
+    assert code == 0 and "each class has 18 training images, 54 instead of 26" in said
+    rows = [row.split("\t") for row in (tmp_path / "out" / "train.lst").read_text().splitlines()]
+    count = Counter(name for _, _, name in rows)
+    assert Counter(label for _, label, _ in rows) == {"0": 18, "1": 18, "2": 18}
+    assert {count[name] for name in parts["train"] if name[0] in "bc"} == {4, 5}
+    assert Counter(name[0] for name in parts["val"]) == {"a": 2, "b": 1, "c": 1}
+    assert not set(parts["train"]) & set(parts["val"])
+    assert len({label for _, label, _ in rows[:10]}) > 1  # shuffled
 
 
 # Two at once
