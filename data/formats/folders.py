@@ -12,6 +12,7 @@ from typing import Iterator, List, Tuple
 
 from data.formats.classes import printable
 from data.formats.images import ImageError
+from log.files import PathLike
 
 #: A larger file is not an image that one would train on.
 MAX_BYTES = 1 << 30
@@ -79,7 +80,7 @@ def _walk(folder: Path, root: Path, skipped: Skipped) -> Iterator[Path]:
                 yield path
 
 
-def read_image_file(path: "os.PathLike[str]") -> bytes:
+def read_image_file(path: PathLike) -> bytes:
     """Return the content of a file that should be an image. Raises ImageError."""
     try:
         status = os.stat(path)

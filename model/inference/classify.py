@@ -12,7 +12,7 @@ import numpy as np
 from log.files import write_whole
 from log.notices import Notices
 from model import ModelError, devices
-from model.inference.images import Unreadable, image_paths, prepare_image, read_image
+from model.inference.images import Unreadable, image_paths, network_input
 from model.inference.preprocessing import prepared
 from model.network.errors import mxnet_errors
 from model.network.inference import bind_network
@@ -79,19 +79,13 @@ class Prediction:
             yield from zip((path for path, _ in batch), outputs)
 
     def _inputs(self, unreadable: Callable[[Unreadable], None]) -> Iterator[Tuple[str, np.ndarray]]:
-        network = self.network
         for path in image_paths(self.args.images):
             try:
-                pixels = read_image(path)
+                image = network_input(path, self.network)
             except Unreadable as error:
                 unreadable(error)
                 continue
-            yield (
-                path,
-                prepare_image(
-                    pixels, network.input_shape, network.short_side, network.mean, network.std
-                ),
-            )
+            yield path, image
 
 
 def prepare(args: argparse.Namespace) -> Prediction:

@@ -1,4 +1,4 @@
-"""Image files as the input of a network."""
+"""Image files as the input of a network, on the way that they take into records and out again."""
 
 import os
 import sys
@@ -8,10 +8,12 @@ from typing import Iterable, Iterator, Optional, Sequence, Tuple
 import cv2
 import numpy as np
 
+from data.formats import images
+from data.formats.folders import Skipped, files_below, read_image_file
+from data.formats.images import ENDINGS, MAX_PIXELS, ImageError
 from log import UserError
-from log.files import PathLike, read_file
-
-_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from log.files import PathLike
+from model.network.loading import Network
 
 
 class Unreadable(UserError):
@@ -19,27 +21,55 @@ class Unreadable(UserError):
 
 
 def image_paths(arguments: Iterable[str]) -> Iterator[str]:
-    """Yield the paths that the IMAGE arguments stand for; a folder without images as itself."""
+    """Yield the paths that the IMAGE arguments stand for; a folder without images as itself.
+
+    Of a folder these are the files that data.pack would take, and those with the name of an image.
+    """
     for argument in arguments:
         if argument == "-":
             # A name need not be text in the encoding of standard input.
             lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
             yield from filter(None, lines)
         elif os.path.isdir(argument):
-            inside = sorted(p for p in Path(argument).rglob("*") if p.suffix.lower() in _ENDINGS)
-            yield from map(str, inside) if inside else [argument]
+            empty = True
+            left_out: Skipped = []
+            for path in files_below(Path(argument), Path(argument), left_out):
+                if path.suffix.lower() in ENDINGS or _is_image(path):
+                    empty = False
+                    yield str(path)
+            if empty:
+                yield argument
         else:
             yield argument
 
 
+def _is_image(path: Path) -> bool:
+    try:
+        return images.is_image(read_image_file(path))
+    except ImageError:
+        return False
+
+
 def read_image(path: PathLike) -> np.ndarray:
-    """Return the (height, width, 3) uint8 pixels of an image file, channels blue, green, red.
-    Raises Unreadable."""
-    content = read_file(path, Unreadable, limit=1 << 30, what="an image")
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-    if pixels is None:
-        raise Unreadable(f"{path}: not an image that can be read")
-    return pixels
+    """Return the (height, width, 3) uint8 pixels of an image file, channels blue, green, red, as
+    data.pack reads them. Raises Unreadable."""
+    try:
+        return images.read(read_image_file(path))
+    except ImageError as error:
+        raise Unreadable(f"{path}: {error}") from None
+    except MemoryError:
+        raise Unreadable(f"{path}: not enough memory to decode it") from None
+
+
+def network_input(path: PathLike, network: Network) -> np.ndarray:
+    """Return what a network sees of a file, (3, height, width) float32. Raises Unreadable."""
+    pixels = read_image(path)
+    try:
+        return prepare_image(
+            pixels, network.input_shape, network.short_side, network.mean, network.std
+        )
+    except ImageError as error:
+        raise Unreadable(f"{path}: {error}") from None
 
 
 def prepare_image(
@@ -54,25 +84,27 @@ def prepare_image(
 
     What im2rec and ImageRecordIter do to a validation image, to the bit: the short side is resized
     to `short_side` (None: not at all), the centre is cut out, and `mean` taken off and divided by
-    `std`, each three numbers in the order red, green, blue.
+    `std`, each three numbers in the order red, green, blue. Raises ImageError if the image is too
+    thin for that.
     """
-
-    def with_rows(rows: int) -> np.ndarray:
-        return cv2.resize(pixels, (pixels.shape[1] * rows // pixels.shape[0], rows))
-
-    def with_columns(columns: int) -> np.ndarray:
-        return cv2.resize(pixels, (columns, pixels.shape[0] * columns // pixels.shape[1]))
-
     if short_side:
-        rows, columns = pixels.shape[:2]
-        pixels = with_columns(short_side) if rows > columns else with_rows(short_side)
+        pixels = images.resized(pixels, short_side)
     # ImageRecordIter's way, in two steps, with an image smaller than what is cut out of it.
     height, width = image_shape[1:]
-    if pixels.shape[0] < height:
-        pixels = with_rows(height)
-    if pixels.shape[1] < width:
-        pixels = with_columns(width)
+    rows, columns = pixels.shape[:2]
+    if rows < height:
+        pixels = _resized(pixels, height, columns * height // rows)
+    rows, columns = pixels.shape[:2]
+    if columns < width:
+        pixels = _resized(pixels, rows * width // columns, width)
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     pixels = pixels[top : top + height, left : left + width, ::-1]
     scale = np.float32(1) / np.asarray(std, np.float32)
     return ((pixels - np.asarray(mean, np.float32)) * scale).transpose(2, 0, 1)
+
+
+def _resized(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    if rows * columns > MAX_PIXELS:
+        height, width = pixels.shape[:2]
+        raise ImageError(f"{width}x{height} pixels: too thin")
+    return cv2.resize(pixels, (columns, rows))

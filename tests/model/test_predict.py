@@ -13,8 +13,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from model.inference.images import prepare_image, read_image
+from data import pack
+from data.formats.classes import printable
+from data.formats.images import ImageError
+from model.inference.images import Unreadable, image_paths, prepare_image, read_image
 from model.predict import main
+from tests.data.test_pack import BAD, GOOD, write_folder
 from tests.runs import ROOT, start
 
 NAMES = [f"Ziffer {i}" for i in range(9)] + ["größte Ziffer"]
@@ -71,6 +75,35 @@ def test_predictions_are_the_validations(trained):
         surprise -= np.log(next(p["probability"] for p in ranked if p["class"] == label) + 1e-12)
     assert right / 40 == pytest.approx(run["validation"]["accuracy"])
     assert surprise / 40 == pytest.approx(run["validation"]["cross-entropy"], rel=1e-4)
+
+
+def test_prediction_sees_what_was_packed(tmp_path):
+    """Whatever is in a folder: the same files, the same pixels before they become a JPEG, the same
+    files left out."""
+    folder = tmp_path / "in" / "a"
+    files = {name: file for name, (file, _) in {**GOOD, **BAD}.items()}
+    write_folder(folder, files)
+    write_folder(tmp_path / "in" / "b", {"x.jpg": GOOD["plain.jpg"][0]})
+    (folder / "linked").symlink_to(tmp_path / "in" / "b")
+    sizes = ["--val-fraction=0", "--resize=40", "--num-thread=1"]
+    assert pack.main([str(tmp_path / "in"), str(tmp_path / "out"), *sizes]) == 0
+    rows = [line.split("\t") for line in (tmp_path / "out" / "train.lst").read_text().splitlines()]
+    reader = mx.recordio.MXRecordIO(str(tmp_path / "out" / "train.rec"), "r")
+    packed = {}
+    for header, content in map(mx.recordio.unpack, iter(reader.read, None)):
+        packed[rows[header.id][2]] = content
+    seen = {}
+    for path in image_paths([str(folder)]):
+        try:
+            pixels = prepare_image(read_image(path), (3, 40, 60), 40, (0,) * 3, (1,) * 3)
+        except (Unreadable, ImageError) as error:
+            assert "\n" not in str(error).replace(path, "")
+            continue
+        jpeg = cv2.imencode(".jpg", pixels.transpose(1, 2, 0)[:, :, ::-1].astype(np.uint8),
+                            [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()  # fmt: skip
+        seen[printable(os.path.relpath(path, tmp_path / "in"))] = jpeg
+    assert seen == {name: content for name, content in packed.items() if name[0] == "a"}
+    assert len(seen) == len(GOOD) + 1
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_goes_on(trained, tmp_path):
