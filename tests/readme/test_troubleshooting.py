@@ -4,6 +4,7 @@ import ast
 import contextlib
 import errno
 import io
+import itertools
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ import pytest
 import train_xception
 from data import pack
 from log import plot_curves
+from log.locks import Lock
 from model import predict
 from model.checkpoint import Checkpoints
 from model.convert import __main__ as convert
@@ -188,6 +190,10 @@ def records(provoked, patch):
     content = b"\x89PNG".join(images[:91]) + b"GONE" + b"\x89PNG".join(images[91:])
     with provoked.changed(rec, content):
         provoked.train("--model-prefix=model/bad-later")
+    with patch.context() as within:
+        states = itertools.chain([(148146, 0)], itertools.repeat((148136, 0)))
+        within.setattr("data.iterators._state", lambda path: next(states))
+        provoked.train("--model-prefix=model/changed")
     label = mx.recordio.IRHeader(0, 10.0, 0, 0)
     image = mx.recordio.pack_img(label, np.zeros((32, 32, 3), np.uint8), img_fmt=".png")
     with provoked.changed(val, None), provoked.changed("data/mine/val.idx", None):
@@ -203,6 +209,8 @@ def records(provoked, patch):
     cv2.imwrite("images/cats/1.png", np.zeros((9, 9, 3), np.uint8))
     Path("data/mine/pack.json").write_text("{}")
     provoked.run(pack.main, "images", "data/mine")
+    with contextlib.closing(Lock("data/mine/pack.lock")):
+        provoked.run(pack.main, "images", "data/mine")
 
 
 def checkpoints(provoked, patch):
