@@ -10,10 +10,10 @@ import numpy as np
 from data import DataError
 from data.arguments import Data
 from data.checking.records import without_bad_records
-from data.formats.classes import CLASSES, class_names, printable
+from data.formats.classes import CLASSES, printable
 from data.formats.images import ImageError, check
 from data.formats.recordfile import unpacked
-from data.formats.recordset import Records, record_files, scan
+from data.formats.recordset import Records, names_of_classes, record_files, scan
 from data.iterators import SHUFFLED_BYTES
 from log.files import PathLike, open_file
 from log.notices import Notices
@@ -96,7 +96,7 @@ def check_pair(training: Records, validation: Records) -> None:
                     f"{path} is {other}: to validate on what was trained on shows nothing; "
                     "--data-val= for no validation"
                 )
-    known, names = class_names(training.path), class_names(validation.path)
+    known, names = names_of_classes(training.path), names_of_classes(validation.path)
     if known and names and known != names:
         raise DataError(
             f"{validation.path}: its classes.txt is not that of {training.path}: "
@@ -200,7 +200,7 @@ def usable_records(data: Data, notices: Notices) -> List[str]:
 
 
 def _classes(path: str, num_classes: int, notices: Notices) -> Optional[List[str]]:
-    classes = class_names(path)
+    classes = names_of_classes(path)
     if classes is not None and len(classes) != num_classes:
         notices.info(f"{len(classes)} names in {CLASSES} for {num_classes} classes: not kept")
         return None

@@ -188,10 +188,9 @@ class _WatchedFiles:
         for path, known in zip(self._paths, self._known):
             now = _state(path)
             if now != known:
-                sizes = f"{known[0]} bytes, now {now[0]}" if now else "now it is gone"
                 return (
-                    f"{path}: changed while it was read ({sizes}): when it is complete, resume "
-                    "with --retrain"
+                    f"{path}: changed while it was read ({_difference(known, now)}): when it is "
+                    "complete, resume with --retrain"
                 )
         return None
 
@@ -202,6 +201,13 @@ def _state(path: str) -> Tuple[int, ...]:
     except OSError:
         return ()
     return status.st_size, status.st_mtime_ns
+
+
+def _difference(known: Tuple[int, ...], now: Tuple[int, ...]) -> str:
+    if not now:
+        return "now it is gone"
+    size, new_size = known[0], now[0]
+    return "written to" if size == new_size else f"{size} bytes, now {new_size}"
 
 
 _links: Dict[str, str] = {}

@@ -15,6 +15,7 @@ from typing import List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from data import DataError
+from data.formats.classes import CLASSES, class_names
 from data.formats.recordfile import FIRST, LAST, MAGIC, MIDDLE, Found, walk
 from log.files import PathLike, open_file, read_file
 
@@ -77,6 +78,22 @@ def record_files(records: PathLike) -> List[str]:
     if ";" not in text or os.path.lexists(text):
         return [text]
     return [file for part in text.split(";") if part for file in record_files(part)]
+
+
+def names_of_classes(records: PathLike) -> Optional[List[str]]:
+    """Return the names of the classes of a set of records, None if none of its files has any.
+
+    Raises DataError if two of them have others: their labels mean other classes.
+    """
+    known = [(file, class_names(file)) for file in record_files(records)]
+    named = [(file, names) for file, names in known if names is not None]
+    for file, names in named:
+        if names != named[0][1]:
+            raise DataError(
+                f"{file} has other classes than {named[0][0]}: {CLASSES} next to them differ: "
+                "pack them together"
+            )
+    return named[0][1] if named else None
 
 
 #: How many records ahead the disk is asked for: it answers several requests at a time.

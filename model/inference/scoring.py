@@ -10,8 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import inspect, iterators
-from data.formats.classes import class_names
-from data.formats.recordset import scan
+from data.formats.recordset import names_of_classes, scan
 from log.notices import Notices
 from model import ModelError, devices
 from model.inference.preprocessing import prepared
@@ -75,7 +74,7 @@ def prepare(args: argparse.Namespace) -> Scoring:
     )
     views = [{"resize": s, "data_shape": (3, s, s)} for s in short_sides(args, network, shape)]
     streams = [iterators.EpochIter({**record_args, **view}) for view in views or [{}]]
-    names = network.classes or class_names(args.data_val)
+    names = network.classes or names_of_classes(args.data_val)
     if not names or len(names) != num_classes:
         names = list(map(str, range(num_classes)))
     return Scoring(

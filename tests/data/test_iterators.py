@@ -214,6 +214,20 @@ def test_several_files_are_one_set(tmp_path, parts):
         assert everything == list(labels) if labels else sorted(everything) == list(range(16))
 
 
+def test_files_of_a_set_have_the_same_classes(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    files = f"{tmp_path}/a/x.rec;{tmp_path}/b/x.rec"
+    assert recordset.names_of_classes(files) is None
+    (tmp_path / "a" / "classes.txt").write_text("cat\ndog\n")
+    assert recordset.names_of_classes(files) == ["cat", "dog"]
+    (tmp_path / "a" / "y.rec").write_bytes(b"")
+    assert recordset.names_of_classes(tmp_path / "a") == ["cat", "dog"]
+    (tmp_path / "b" / "classes.txt").write_text("dog\ncat\n")
+    with pytest.raises(DataError, match=r"b/x\.rec has other classes than .*a/x\.rec"):
+        recordset.names_of_classes(files)
+
+
 def test_a_bad_record_of_several_files_is_named(tmp_path):
     files = several(tmp_path, 3, 3)
     write(Path(files[1]), record(3.0), record(4.0, b"no image"), record(5.0))
