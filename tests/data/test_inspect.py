@@ -145,7 +145,11 @@ def test_records_in_the_order_of_the_classes_are_said():
     [
         ((480, 480, 480), (256, 256, 256), None),
         ((129, 129, 129), (129, 129, 129), "whose short side is 129"),
-        ((900, 1300, 1800), (950, 1200, 1700), r"sides are 950 to 1700 \(not resized\)"),
+        (
+            (900, 1300, 1800),
+            (950, 1200, 1700),
+            r"the middle 64x64 .*950 to 1700 \(not resized\).* --resize 137 --val-resize 73$",
+        ),
         ((900, 1300, 1800), None, "sides are 900 to 1800"),
         ((31, 31, 31), (31, 31, 31), "short side is 31 are enlarged .* 3,31,31 computes 4 times"),
     ],

@@ -15,7 +15,6 @@ import mxnet as mx
 import pytest
 
 import train_xception
-from data.inspect import check_crop
 from log.notices import Notices
 from model.plan import Plan
 from model.training.start import Start
@@ -112,19 +111,6 @@ def test_a_quiet_dry_run_says_warnings_alone(capsys):
     )
     train_xception.show(run, images)
     assert capsys.readouterr() == ("", "warning: another\n")
-
-
-def test_crops_much_smaller_than_the_images_are_said():
-    def said(shape, short_side):
-        notices = Notices()
-        check_crop(shape, short_side, notices)
-        return list(map(str, notices))
-
-    (line,) = said((3, 64, 96), 256)
-    assert line.startswith("warning: validation sees the middle 64x96 pixels")
-    assert "short side is 256" in line and line.endswith("--resize 137 --val-resize 73")
-    for shape, short_side in (((3, 224, 224), 256), ((3, 128, 128), 256), ((3, 64, 64), None)):
-        assert said(shape, short_side) == []
 
 
 def test_a_run_says_what_memory_it_will_need(through):
