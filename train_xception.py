@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import mxnet as mx
 
     from log.report import Report
-    from model.job.cluster import Alone
+    from model.job.cluster import Cluster
     from model.training.batches import ValidationImages
     from model.training.run import Run
 
@@ -47,21 +47,21 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return outcome.code
 
 
-def train(plan: Plan, cluster: "Alone", outcome: Outcome) -> None:
+def train(plan: Plan, cluster: "Cluster", outcome: Outcome) -> None:
     """Resolve the plan and train. A dry run only prints what training would start with."""
     from log.board import summary_writer
     from model.training.batches import iterators
     from model.training.reporting import command_line, open_report
     from model.training.resolve import resolve
 
-    if plan.saying.tensorboard is not None:
+    if plan.output.tensorboard is not None:
         summary_writer()  # whether it is installed, before anything takes its time
     run = resolve(plan, cluster)
     train_iter, validation = iterators(run, cluster)
-    if plan.saying.dry_run:
+    if plan.output.dry_run:
         return show(run, train_iter)
     # The other workers of a job have their own log file, and print nothing else.
-    quiet = plan.saying.quiet or not run.checkpoints
+    quiet = plan.output.quiet or not run.checkpoints
     log = open_log(run.log_file, anew=plan.saving.overwrite, quiet=quiet)
     with open_report(run) as report, errors_in_log(log):
         outcome.begun()  # from here on, errors are those of a failed run
@@ -77,11 +77,11 @@ def show(run: "Run", train_iter: "mx.io.DataIter") -> None:
     if run.start.place.epoch < run.plan.training.num_epochs:
         train_iter.next().data[0].wait_to_read()
     for notice in run.notices:
-        if not run.plan.saying.quiet:
+        if not run.plan.output.quiet:
             print(notice)
         elif notice.is_warning:
             print(notice, file=sys.stderr)
-    if not run.plan.saying.quiet:
+    if not run.plan.output.quiet:
         print(f"dry run: ready for {run.start.place}; nothing was written")
 
 
@@ -89,7 +89,7 @@ def fit(
     run: "Run",
     train_iter: "mx.io.DataIter",
     validation: "ValidationImages",
-    cluster: "Alone",
+    cluster: "Cluster",
     report: "Report",
 ) -> str:
     """Train from `run.start` to the last epoch. Return a line about the result."""
@@ -138,7 +138,7 @@ def summarize(plan: Plan) -> None:
     print(table(network.symbol, plan.data.image_shape))
 
 
-def benchmark(plan: Plan, cluster: "Alone") -> None:
+def benchmark(plan: Plan, cluster: "Cluster") -> None:
     """Print how fast this machine trains, or reads records."""
     from model.training.speed import input_speed, training_speed
 

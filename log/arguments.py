@@ -7,7 +7,7 @@ from log.flags import Flags, flag
 
 
 @dataclass(frozen=True)
-class Saying(Flags):
+class Output(Flags):
     """What a run prints and writes besides checkpoints."""
 
     TITLE = "what it says"

@@ -11,7 +11,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Type
 
 from data.arguments import Data, complete_data
 from data.augmentation import Augmentation
-from log.arguments import Saying
+from log.arguments import Output
 from log.command import Defaults, OneLineParser
 from log.flags import Flags, UsageError, parse
 from model.arguments import Benchmark, Devices, FineTuning, Network, Saving, Training
@@ -28,7 +28,7 @@ GROUPS: Dict[str, Type[Flags]] = {
     "training": Training,
     "recipe": Recipe,
     "saving": Saving,
-    "saying": Saying,
+    "output": Output,
     "benchmark": Benchmark,
 }
 
@@ -57,7 +57,7 @@ class Plan:
     training: Training
     recipe: Recipe
     saving: Saving
-    saying: Saying
+    output: Output
     benchmark: Benchmark
     given: Tuple[str, ...]
 
@@ -81,7 +81,7 @@ class Plan:
 
     def _check(self) -> None:
         """Raise UsageError for flags that don't go together."""
-        devices, saving, saying = self.devices, self.saving, self.saying
+        devices, saving, output = self.devices, self.saving, self.output
         if saving.model_load_epoch and not saving.retrain:
             raise UsageError(f"--model-load-epoch={saving.model_load_epoch} needs --retrain")
         if saving.retrain and saving.overwrite:
@@ -109,7 +109,7 @@ class Plan:
         mixing = [f"--{name}" for name in ("mixup", "cutmix") if getattr(self.recipe, name)]
         if mixing and self.training.batch_size == 1:
             raise UsageError(f"{mixing[0]}: an image alone in its batch has none to be mixed with")
-        if saying.dry_run and self.data.skip_bad_records:
+        if output.dry_run and self.data.skip_bad_records:
             raise UsageError(
                 "--dry-run writes nothing, --skip-bad-records copies records: give one"
             )
@@ -117,7 +117,7 @@ class Plan:
 
     @property
     def task(self) -> Task:
-        if self.saying.summary:
+        if self.output.summary:
             return Task.SUMMARY
         if self.benchmark.benchmark:
             return Task(f"benchmark {self.benchmark.benchmark}")

@@ -15,7 +15,7 @@ import numpy as np
 from mxnet.base import _LIB
 
 from model.job import JobError
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.job.environment import number_of
 from model.job.gathering import gather_roles
 from model.job.sums import CompressingStore, sums_of
@@ -26,7 +26,7 @@ _HEADER = struct.Struct("<iI")
 _LITTLE = 1 << 12
 
 
-class Cluster(Alone):
+class JobCluster(Cluster):
     """This worker's way to the others."""
 
     def __init__(self, kv_store: str, watch: Watch):

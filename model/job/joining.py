@@ -13,7 +13,7 @@ from log import Interrupted, UserError
 from model.arguments import Devices
 from model.devices import import_mxnet
 from model.job import JobError
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.job.environment import (
     check_bind,
     number_of,
@@ -24,10 +24,10 @@ from model.job.watch import Watch, leave
 
 
 @contextlib.contextmanager
-def joined(devices: Devices) -> Iterator[Alone]:
+def joined(devices: Devices) -> Iterator[Cluster]:
     """Load mxnet, join the job of --kv-store, and leave it when the body is done.
 
-    Yield the other workers, `Alone` if there are none. A scheduler or server serves until the job
+    Yield the other workers, `Cluster` if there are none. A scheduler or server serves until the job
     is over, and ends the process. An error that ends this worker is sent to the others, which end.
     Raises ModelError if mxnet can't be loaded or the job can't be joined.
     """
@@ -55,18 +55,18 @@ def joined(devices: Devices) -> Iterator[Alone]:
     cluster.close()
 
 
-def join(kv_store: str, limit: float) -> Alone:
+def join(kv_store: str, limit: float) -> Cluster:
     """Join the job of --kv-store `kv_store`, as a worker; return its workers.
 
     limit : seconds to wait for the others. Raises ModelError if the job can't be joined.
     """
     if "dist" not in kv_store:
-        return Alone(kv_store)
+        return Cluster(kv_store)
     watch = Watch(limit)
     _load_mxnet("worker", watch)
-    from model.job.exchange import Cluster
+    from model.job.exchange import JobCluster
 
-    return Cluster(kv_store, watch)
+    return JobCluster(kv_store, watch)
 
 
 def serve(role: str, kv_store: str, limit: float) -> NoReturn:

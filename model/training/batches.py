@@ -10,7 +10,7 @@ from data.iterators import EpochIter, fitting_batch_size, part_sizes, record_arg
 from data.mixing import Mixing, MixingIter
 from model.arguments import Devices
 from model.checkpoint import Place
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.plan import Plan
 from model.training.origin import Origin
 from model.training.run import Run
@@ -27,7 +27,7 @@ class ValidationImages(NamedTuple):
     batches: int
 
 
-def iterators(run: Run, cluster: Alone) -> Tuple[mx.io.DataIter, ValidationImages]:
+def iterators(run: Run, cluster: Cluster) -> Tuple[mx.io.DataIter, ValidationImages]:
     """Return what this worker trains on, at the place where the run starts, and validates on."""
     place = run.start.place
     train_iter = training_iter(run.plan, run.origin, run.images, place, run.batches, cluster)
@@ -35,7 +35,7 @@ def iterators(run: Run, cluster: Alone) -> Tuple[mx.io.DataIter, ValidationImage
 
 
 def training_iter(
-    plan: Plan, origin: Origin, images: Images, place: Place, batches: int, cluster: Alone
+    plan: Plan, origin: Origin, images: Images, place: Place, batches: int, cluster: Cluster
 ) -> mx.io.DataIter:
     """Return this worker's training batches, from `place` on.
 
@@ -58,7 +58,7 @@ def training_iter(
     )
 
 
-def validation_images(run: Run, cluster: Alone) -> ValidationImages:
+def validation_images(run: Run, cluster: Cluster) -> ValidationImages:
     """Return the validation images of this worker.
 
     With dist_async only worker 0 validates: its workers can't add up their figures.

@@ -20,7 +20,7 @@ import mxnet as mx
 from log.report import Report
 from model import ModelError, mxnet_reason
 from model.checkpoint import Place
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.network.params import numpy_params
 from model.training.batches import ValidationImages
 from model.training.checks import FiniteChecks
@@ -52,7 +52,7 @@ class Callbacks:
         validation: Validation,
         stopping: Stopping,
         patience: Patience,
-        cluster: Alone,
+        cluster: Cluster,
         report: Report,
     ):
         self._module, self._batches = module, batches
@@ -219,7 +219,7 @@ def callbacks_of(
     module: ResumableModule,
     images: mx.io.DataIter,
     validation: ValidationImages,
-    cluster: Alone,
+    cluster: Cluster,
     report: Report,
 ) -> Callbacks:
     """Return the callbacks of a run that trains on `images`."""

@@ -7,7 +7,7 @@ import mxnet as mx
 
 from log.notices import Notices
 from model.checkpoint import Generation
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.network.params import parameter_shapes
 from model.plan import Plan
 from model.training.average import AveragedCheckpoints
@@ -15,7 +15,7 @@ from model.training.resume import agree_on_generation
 
 
 def claim_checkpoints(
-    plan: Plan, checkpoints: AveragedCheckpoints, cluster: Alone, notices: Notices
+    plan: Plan, checkpoints: AveragedCheckpoints, cluster: Cluster, notices: Notices
 ) -> Tuple[Optional[Generation], bool]:
     """Lock the checkpoints. Return (the checkpoint to resume, None for a new run; whether this
     worker writes checkpoints)."""
@@ -29,7 +29,7 @@ def claim_checkpoints(
 
 def take_lock(plan: Plan, checkpoints: AveragedCheckpoints, notices: Notices) -> None:
     """Keep other runs off the checkpoints; in a dry run, only look whether that can be done."""
-    if plan.saying.dry_run:
+    if plan.output.dry_run:
         checkpoints.check_lock()
         return
     warning = checkpoints.lock()

@@ -8,7 +8,7 @@ from data import DataError
 from log.notices import Notices
 from model import ModelError, devices
 from model.checkpoint import Generation
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.plan import Plan
 from model.training import memory
 from model.training.benchmark import seconds_per_step
@@ -48,7 +48,7 @@ def agree_on_dtype(
     contexts: Contexts,
     symbol: mx.sym.Symbol,
     generation: Optional[Generation],
-    cluster: Alone,
+    cluster: Cluster,
     notices: Notices,
 ) -> str:
     """Return what the network is computed in, the same for all workers."""

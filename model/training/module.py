@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import mxnet as mx
 import numpy as np
 
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.network.params import ndarray_params, numpy_params
 from model.network.running import RunningModule
 from model.training import state
@@ -23,7 +23,7 @@ class SynchronizedModule(RunningModule):
     those of RunningModule.
     """
 
-    def __init__(self, *args: Any, cluster: Alone, **kwargs: Any):
+    def __init__(self, *args: Any, cluster: Cluster, **kwargs: Any):
         self._cluster = cluster
         super().__init__(*args, **kwargs)
 
@@ -78,7 +78,7 @@ class ResumableModule(SynchronizedModule):
         accumulate: int = 1,
         batches: int = 0,
         ema: float = 0,
-        cluster: Optional[Alone] = None,
+        cluster: Optional[Cluster] = None,
     ):
         self._accumulate, self._batches = accumulate, batches
         self._update_is_due = True
@@ -88,7 +88,7 @@ class ResumableModule(SynchronizedModule):
         self._average: Optional[Average] = None
         self._states_to_restore: Optional[state.Arrays] = None
         super().__init__(
-            symbol, context, dtype, memonger, cluster=cluster or Alone(), fixed_param_names=frozen
+            symbol, context, dtype, memonger, cluster=cluster or Cluster(), fixed_param_names=frozen
         )
 
     # A step of training
@@ -234,7 +234,7 @@ def _all_finite(arrays: Sequence[mx.nd.NDArray]) -> bool:
     return bool(mx.nd.multi_all_finite(*arrays, num_arrays=len(arrays)).asscalar())
 
 
-def module_of(run: Run, cluster: Alone) -> ResumableModule:
+def module_of(run: Run, cluster: Cluster) -> ResumableModule:
     """Return the module that trains the network of a run."""
     method, finetuning = run.method, run.plan.finetuning
     frozen = frozen_params(run.symbol, finetuning.freeze)

@@ -38,10 +38,10 @@ def open_report(run: Run) -> Report:
     )
     images = plan.training.batch_size * run.settings["workers"]
     others: List[Any] = []
-    if sys.stdout.isatty() and not plan.saying.quiet:
+    if sys.stdout.isatty() and not plan.output.quiet:
         others.append(Progress(plan.training.num_epochs, run.batches, images))
-    if plan.saying.tensorboard is not None:
-        folder = plan.saying.tensorboard or Path(log_file.parent, "tensorboard", log_file.stem)
+    if plan.output.tensorboard is not None:
+        folder = plan.output.tensorboard or Path(log_file.parent, "tensorboard", log_file.stem)
         others.append(Board(folder, metrics.kept))
     return Report(metrics, run.batches, images, resident, others)
 

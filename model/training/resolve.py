@@ -16,7 +16,7 @@ from data.inspect import Images, check_crop, inspect_images
 from log.notices import Notices
 from model.checkpoint import Generation
 from model.job import JobError
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.network import Network
 from model.network.params import check_finite, check_params, numpy_params
 from model.plan import Plan, own_paths
@@ -30,7 +30,7 @@ from model.training.schedule import Schedule, Updates
 from model.training.start import Start
 
 
-def resolve(plan: Plan, cluster: Alone) -> Run:
+def resolve(plan: Plan, cluster: Cluster) -> Run:
     """Return the run of a plan. All checks that need no training are made here, and nothing is
     written except the lock of the checkpoints.
 
@@ -89,7 +89,7 @@ def resolve(plan: Plan, cluster: Alone) -> Run:
 # Epochs and workers
 
 
-def batches_of_epoch(plan: Plan, images: Images, cluster: Alone, notices: Notices) -> int:
+def batches_of_epoch(plan: Plan, images: Images, cluster: Cluster, notices: Notices) -> int:
     """Return the batches of an epoch, the same for all workers."""
     workers, batch_size = cluster.workers, plan.training.batch_size
     if images.num_train < batch_size * workers:
@@ -105,7 +105,7 @@ def batches_of_epoch(plan: Plan, images: Images, cluster: Alone, notices: Notice
     return batches
 
 
-def announce_job(plan: Plan, cluster: Alone, notices: Notices) -> None:
+def announce_job(plan: Plan, cluster: Cluster, notices: Notices) -> None:
     """Say how several workers affect batch size and learning rate."""
     if cluster.workers == 1:
         return
@@ -129,7 +129,7 @@ def announce_job(plan: Plan, cluster: Alone, notices: Notices) -> None:
 
 
 def check_workers(
-    plan: Plan, images: Images, origin: Origin, settings: Dict[str, Any], cluster: Alone
+    plan: Plan, images: Images, origin: Origin, settings: Dict[str, Any], cluster: Cluster
 ) -> None:
     """Raise JobError if a worker has other flags or files than worker 0."""
     mine = {
@@ -158,7 +158,7 @@ def _digest(network: Network) -> str:
     return digest.hexdigest()
 
 
-def log_file_of(plan: Plan, cluster: Alone) -> str:
+def log_file_of(plan: Plan, cluster: Cluster) -> str:
     """Return the log file of this worker: that of worker 0 is the one that was asked for."""
     if cluster.rank == 0:
         return plan.saving.log_file
@@ -176,7 +176,7 @@ def settings_of(
     network: Architecture,
     contexts: Contexts,
     dtype: str,
-    cluster: Alone,
+    cluster: Cluster,
 ) -> Dict[str, Any]:
     """Return what decides what the run computes, as JSON holds it: a checkpoint keeps it."""
     return {
@@ -196,7 +196,7 @@ def settings_of(
     }
 
 
-def updates_of(plan: Plan, batches: int, cluster: Alone) -> Updates:
+def updates_of(plan: Plan, batches: int, cluster: Cluster) -> Updates:
     """Return how updates are counted. With dist_async the servers count those of all workers."""
     at_once = cluster.workers if cluster.updates_on_servers else 1
     return Updates(batches, plan.recipe.accumulate, at_once)
@@ -234,7 +234,7 @@ def schedule_of(plan: Plan, start: ResumePoint) -> Schedule:
     )
 
 
-def announce_run(run: Run, cluster: Alone) -> None:
+def announce_run(run: Run, cluster: Cluster) -> None:
     """Say in one line what is trained, on what, from which rate."""
     images, training = run.images, run.plan.training
     lr = run.schedule.rate_at(run.start.place.epoch)

@@ -12,7 +12,7 @@ from model import ModelError
 from model.checkpoint import Checkpoints, Generation, Place, ndarray_file
 from model.checkpoint.forms import RESUMABLE, RESUMABLE_WITHIN
 from model.job import JobError
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.network.params import check_unsliced
 from model.plan import Plan, before_flags
 
@@ -107,7 +107,7 @@ def _refuse_sliced(plan: Plan, checkpoints: Checkpoints, places: List[Place]) ->
 
 
 def agree_on_generation(
-    plan: Plan, checkpoints: Checkpoints, cluster: Alone, notices: Notices
+    plan: Plan, checkpoints: Checkpoints, cluster: Cluster, notices: Notices
 ) -> Found:
     """Return the newest checkpoint that a worker of the job has; all get it from that one.
 

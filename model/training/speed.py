@@ -12,7 +12,7 @@ from data.iterators import SyntheticIter
 from log.notices import Notice, Notices
 from log.report import NoReport
 from model.checkpoint import Place
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.plan import Plan
 from model.training.batches import ValidationImages, training_iter
 from model.training.benchmark import peak_megabytes
@@ -26,7 +26,7 @@ from model.training.start import Start
 _WARM_UP = 3
 
 
-def input_speed(plan: Plan, cluster: Alone) -> str:
+def input_speed(plan: Plan, cluster: Cluster) -> str:
     """Return the line of --benchmark input: records read, decoded and augmented."""
     images = inspect_images(plan.data, _notices(plan))
     batch_size = plan.training.batch_size
@@ -43,7 +43,7 @@ def input_speed(plan: Plan, cluster: Alone) -> str:
     return _speed_line(plan, what, seconds)
 
 
-def training_speed(plan: Plan, cluster: Alone, fit: Callable[..., Any]) -> str:
+def training_speed(plan: Plan, cluster: Cluster, fit: Callable[..., Any]) -> str:
     """Return the line of --benchmark training: steps on random pixels, without files.
 
     fit : that of the script, which is measured.
@@ -95,7 +95,7 @@ class _Printed(Notices):
 
 
 def _notices(plan: Plan) -> Notices:
-    return Notices() if plan.saying.quiet else _Printed()
+    return Notices() if plan.output.quiet else _Printed()
 
 
 def _shape(plan: Plan) -> str:

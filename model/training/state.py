@@ -20,7 +20,7 @@ import mxnet as mx
 import numpy as np
 
 from model import ModelError
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 
 Arrays = Dict[str, np.ndarray]
 Reshape = Callable[[str, np.ndarray], np.ndarray]
@@ -102,7 +102,7 @@ def _slots(state: Any) -> Tuple[mx.nd.NDArray, ...]:
 # Moving statistics
 
 
-def statistics_of_all(blocks: Dict[str, list], cluster: Alone) -> List[Arrays]:
+def statistics_of_all(blocks: Dict[str, list], cluster: Cluster) -> List[Arrays]:
     """Return, for each device of each worker, name -> moving statistic; all workers call it.
 
     blocks : name -> the statistic on each device of this worker.
@@ -130,7 +130,7 @@ def statistics_arrays(devices: List[Arrays], crop: Reshape) -> Arrays:
 
 
 def restore_statistics(
-    blocks: Dict[str, list], arrays: Arrays, pad: Reshape, cluster: Alone
+    blocks: Dict[str, list], arrays: Arrays, pad: Reshape, cluster: Cluster
 ) -> None:
     """Give each device of this worker its own ``NAME@k``.
 
@@ -146,7 +146,7 @@ def restore_statistics(
 # Between workers
 
 
-def broadcast_arrays(arrays: Arrays, source: int, cluster: Alone) -> Arrays:
+def broadcast_arrays(arrays: Arrays, source: int, cluster: Cluster) -> Arrays:
     """Return the float32 arrays that worker `source` has of these names and shapes."""
     received = cluster.broadcast(_packed(arrays), source)
     return _unpacked(np.frombuffer(received, np.float32), arrays)

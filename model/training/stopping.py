@@ -13,7 +13,7 @@ import mxnet as mx
 
 from model import Interrupted
 from model.checkpoint import Place
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 
 _log = logging.getLogger()
 
@@ -29,7 +29,7 @@ class Stopping:
     unreadable : whether one of them, at the last `agree`, could not read on.
     """
 
-    def __init__(self, cluster: Alone):
+    def __init__(self, cluster: Cluster):
         self._cluster = cluster
         self._received = 0  # by this worker alone
         self.signal = 0

@@ -9,7 +9,7 @@ import mxnet as mx
 
 from log.report import Report
 from model.checkpoint import Place
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.network.inference import bind_for_inference
 from model.network.scores import evaluate, values_of
 from model.training.stopping import Stopping
@@ -34,7 +34,7 @@ class Validation:
         images: Optional[mx.io.DataIter],
         batches: int,
         num_classes: int,
-        cluster: Alone,
+        cluster: Cluster,
         stopping: Stopping,
         report: Report,
     ):

@@ -7,7 +7,7 @@ import pytest
 
 from data.inspect import Images
 from model.checkpoint import Place
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.plan import Plan
 from model.training.batches import training_iter
 from model.training.origin import origin_of
@@ -52,7 +52,7 @@ def images_of(rec, flags):
     plain = level if "resized" in flags else PLAIN
     plan = Plan.of((plain + flags).split())
     images = Images(str(rec), None, COUNT, 0, 1, None, None)
-    batch = training_iter(plan, origin_of(plan, None), images, Place(0), 1, Alone()).next()
+    batch = training_iter(plan, origin_of(plan, None), images, Place(0), 1, Cluster()).next()
     return batch.data[0].asnumpy().transpose(0, 2, 3, 1).astype(float)
 
 

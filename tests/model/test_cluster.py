@@ -148,11 +148,11 @@ _ON_DEVICES = """
 import sys
 import mxnet as mx
 import numpy as np
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from tests.model.test_cluster import save_trained
 contexts = [mx.cpu(rank) for rank in range(int(sys.argv[1]))]
 order = np.concatenate([np.arange(12)[rank :: len(contexts)] for rank in range(len(contexts))])
-save_trained(Alone("device"), contexts, lambda images: images[order])
+save_trained(Cluster("device"), contexts, lambda images: images[order])
 """
 
 

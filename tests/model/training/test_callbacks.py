@@ -15,7 +15,7 @@ from log.report import NoReport
 from model import Interrupted, ModelError
 from model.checkpoint import Checkpoints, Generation, Place
 from model.job import JobError
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.training.callbacks import Callbacks
 from model.training.checks import FiniteChecks
 from model.training.figures import Figures
@@ -28,7 +28,7 @@ from model.training.stopping import ReadableBatches, Stopping
 SCHEDULE, UPDATES = Schedule(0.1, 0, (), 1), Updates(batches=10)
 
 
-class Others(Alone):
+class Others(Cluster):
     """One of two workers. statuses : what the other one exchanges, one after the other."""
 
     rank, workers = 0, 2
@@ -58,7 +58,7 @@ def test_what_one_worker_gets_all_stop_by():
 
 def test_a_signal_waits_for_the_next_place_and_handlers_are_put_back():
     before = {n: signal.getsignal(n) for n in (2, 15)}
-    stopping = Stopping(Alone())
+    stopping = Stopping(Cluster())
     with pytest.raises(Interrupted), stopping.handling_signals():
         os.kill(os.getpid(), 15)
         assert stopping.signal == 0
@@ -88,7 +88,7 @@ def test_a_signal_waits_for_the_next_place_and_handlers_are_put_back():
 def test_what_mxnet_raises_is_one_line_with_a_way_out(error, line):
     figures = SimpleNamespace(metric=None)
     callbacks = Callbacks(
-        None, None, Start.anew(0.1), figures, None, None, Stopping(Alone()), Alone(), NoReport()
+        None, None, Start.anew(0.1), figures, None, None, Stopping(Cluster()), Cluster(), NoReport()
     )
     with pytest.raises(ModelError, match=f"^{line}$"), callbacks.around_fit():
         raise error

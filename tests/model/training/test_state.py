@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model import ModelError
-from model.job.cluster import Alone
+from model.job.cluster import Cluster
 from model.training import state
 
 
@@ -18,7 +18,7 @@ def grow(_name, array):
     return np.pad(array, (0, 1))
 
 
-class OneOfThree(Alone):
+class OneOfThree(Cluster):
     """Worker 1 of 3, each with as many devices as the others; the others' content is given."""
 
     rank, workers = 1, 3
