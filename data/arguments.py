@@ -88,7 +88,7 @@ class Data(Flags):
     aug_level: int = flag(
         2,
         "augmentation: 1 crop and mirror; 2 scale, aspect ratio and colour too; 3 rotation "
-        "and shear too; cifar10 and digits always have a padded crop alone",
+        "and shear too; cifar10 always has a padded crop and mirroring, digits a padded crop",
         int,
         choices=(1, 2, 3),
         kept=True,
@@ -103,7 +103,7 @@ class Data(Flags):
     )
     rgb_std: Optional[Tuple[float, ...]] = flag(
         None,
-        "what the pixels are divided by then, by channel (default: 1; that of the network "
+        "divisor of the pixels after the subtraction, by channel (default: 1; that of the network "
         "that the run starts or resumes from)",
         divisors,
         "R,G,B",
@@ -116,7 +116,7 @@ class Data(Flags):
         "the result is kept next to the records",
         kept=True,
     )
-    list_dir: str = flag("./", "not used, and was not in 2017")
+    list_dir: str = flag("./", "ignored, as in the 2017 script")
 
     @property
     def data_set(self) -> DataSet:

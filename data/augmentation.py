@@ -51,29 +51,29 @@ class Augmentation(Flags):
     """What replaces parts of the data set's augmentation; None for what does not."""
 
     TITLE = "augmentation"
-    DESCRIPTION = "of the training images; each flag takes the place of what --aug-level says of it"
+    DESCRIPTION = "of the training images; each flag overrides that part of --aug-level"
 
     random_crop: Optional[bool] = _drawn(
-        "rand_crop", _switch, "0|1", "cut out at a random place, not the middle"
+        "rand_crop", _switch, "0|1", "crop at a random position instead of the centre"
     )
     random_mirror: Optional[bool] = _drawn(
-        "rand_mirror", _switch, "0|1", "mirror every other image"
+        "rand_mirror", _switch, "0|1", "mirror half of the images, at random"
     )
     max_random_h: Optional[int] = _drawn(
-        "random_h", _between(0, 180, int), "N", "change of hue, of 180"
+        "random_h", _between(0, 180, int), "N", "largest change of hue, on a scale of 180"
     )
     max_random_s: Optional[int] = _drawn(
-        "random_s", _between(0, 255, int), "N", "change of saturation, of 255"
+        "random_s", _between(0, 255, int), "N", "largest change of saturation, on a scale of 255"
     )
     max_random_l: Optional[int] = _drawn(
-        "random_l", _between(0, 255, int), "N", "change of lightness, of 255"
+        "random_l", _between(0, 255, int), "N", "largest change of lightness, on a scale of 255"
     )
     max_random_aspect_ratio: Optional[float] = _drawn(
         "max_aspect_ratio",
         _between(0, 10),
         "X",
         "change of height / width by up to X either way or, with --min-random-aspect-ratio, "
-        "to as much as X; of what --random-resized-crop cuts out also the other way round",
+        "to as much as X; with --random-resized-crop also of width / height",
     )
     min_random_aspect_ratio: Optional[float] = _drawn(
         "min_aspect_ratio", _between(0.1, 10), "X", "least height / width"
@@ -100,7 +100,10 @@ class Augmentation(Flags):
         "max_random_area", _between(0.01, 1), "X", "its largest share"
     )
     min_random_area: Optional[float] = _drawn(
-        "min_random_area", _between(0.01, 1), "X", "its smallest; 0.08 is usual, MXNet has 1"
+        "min_random_area",
+        _between(0.01, 1),
+        "X",
+        "smallest share of that area; 0.08 is usual, MXNet's default is 1",
     )
     max_crop_size: Optional[int] = _drawn(
         "max_crop_size", whole(1), "N", "cut out a square of up to N pixels, and resize that"
@@ -121,7 +124,10 @@ class Augmentation(Flags):
     )
     pad_size: Optional[int] = _drawn("pad", whole(0), "N", "pixels of border that are added first")
     fill_value: Optional[int] = _drawn(
-        "fill_value", _between(0, 255, int), "N", "grey of that border, and of what turns uncover"
+        "fill_value",
+        _between(0, 255, int),
+        "N",
+        "grey value of that border, and of areas that rotation, shear or scaling leave empty",
     )
 
     @property

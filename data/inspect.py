@@ -45,7 +45,7 @@ def check_labels(records: Records, num_classes: int) -> None:
         raise DataError(
             f"{records.place(wrong[0])}: label {records.labels[wrong[0]]:g} is not a whole "
             f"number from 0 to {num_classes - 1}"
-            + (f", and so are those of {len(wrong) - 1} others" if len(wrong) > 1 else "")
+            + (f", nor are those of {len(wrong) - 1} others" if len(wrong) > 1 else "")
         )
 
 
@@ -93,8 +93,8 @@ def check_pair(training: Records, validation: Records) -> None:
         for other in record_files(training.path):
             if _same_content(other, path):
                 raise DataError(
-                    f"{path} is {other}: to validate on what was trained on shows nothing; "
-                    "--data-val= for no validation"
+                    f"{path} is {other}: validation on the training images is meaningless: give "
+                    "another file, or --data-val= for no validation"
                 )
     known, names = names_of_classes(training.path), names_of_classes(validation.path)
     if known and names and known != names:

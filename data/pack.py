@@ -32,7 +32,7 @@ def add_packing_args(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         default=CHUNK,
         metavar="N",
-        help="images at a time: what an interruption costs at most (default: %(default)s)",
+        help="images per chunk; an interruption loses at most one chunk (default: %(default)s)",
     )
 
 

@@ -46,7 +46,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m data.verify",
-        description="Check every record of record files; exit code 1 where anything is wrong.",
+        description="Check every record of record files; exit code 1 if anything is wrong.",
     )
     parser.add_argument("records", nargs="+", type=Path, metavar="X.rec", help="record files")
     parser.add_argument(

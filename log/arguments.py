@@ -10,7 +10,7 @@ from log.flags import Flags, flag
 class Output(Flags):
     """What a run prints and writes besides checkpoints."""
 
-    TITLE = "what it says"
+    TITLE = "output"
 
     quiet: bool = flag(
         False,
@@ -20,7 +20,7 @@ class Output(Flags):
     tensorboard: Optional[str] = flag(
         None,
         "write the figures for TensorBoard too, into DIR or, without DIR, "
-        "log/tensorboard/<name of the log file>; needs tensorboardX (default: not)",
+        "log/tensorboard/<name of the log file>; needs tensorboardX (default: off)",
         metavar="DIR",
         nargs="?",
         const="",
@@ -31,5 +31,5 @@ class Output(Flags):
     )
     dry_run: bool = flag(
         False,
-        "check everything up to the first batch, print it, and end; nothing is written",
+        "check everything up to the first batch, print the result and exit; write nothing",
     )

@@ -67,7 +67,7 @@ def read_run(run: PathLike) -> Run:
     path = find_log(str(run))
     curves = read_figures(path) if path.endswith(".jsonl") else read_log(path)
     if not any(isinstance(key, tuple) for key in curves):
-        raise LogError(f"{path}: no epoch has ended in it, or it is no training log")
+        raise LogError(f"{path}: no finished epoch in it, or not a training log")
     return curves
 
 

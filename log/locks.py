@@ -32,8 +32,8 @@ class Lock:
             if _is_held(self._file.read(200).decode(errors="replace")):
                 raise BlockingIOError(errno.EAGAIN, "held by a running process", os.fspath(path))
             self.warning = (
-                f"{path}: this file system has no locks: nothing keeps off processes of other "
-                "machines"
+                f"{path}: this file system has no locks: processes on other machines are not "
+                "detected"
             )
             self._file.seek(0)
             self._file.truncate()

@@ -62,7 +62,7 @@ class Devices(Flags):
         "IDS",
     )
     cpus: Optional[int] = flag(
-        None, "train data-parallel on N CPU contexts, as on N GPUs (default: not)", whole(1), "N"
+        None, "train data-parallel on N CPU contexts, as on N GPUs (default: off)", whole(1), "N"
     )
     kv_store: str = flag("device", "type of the kvstore", choices=KVSTORES, kept=True)
     gc_type: str = flag(
@@ -73,28 +73,30 @@ class Devices(Flags):
     )
     gc_threshold: float = flag(
         0.5,
-        "what --gc-type 2bit sends of a gradient, summed over a batch: X, -X or 0; the rest "
-        "is added to that of the next batch",
+        "threshold of --gc-type 2bit: each element of a batch's gradient is sent as X, -X or 0, "
+        "and the rest is added to the next batch's",
         positive,
         "X",
         shared=True,
     )
     stall_timeout: float = flag(
         600,
-        "with --kv-store dist_*, how long to wait for the other roles to gather, and then for "
-        "the next batch, before the process ends",
+        "with --kv-store dist_*, how long to wait for the other processes to connect, and then "
+        "for each batch, before this process exits",
         positive,
         "SECONDS",
     )
     memonger: bool = flag(
         False,
-        "less memory, more time: keep only the blocks' outputs for the backward pass",
+        "save memory at the cost of time: keep only the blocks' outputs, and recompute the rest "
+        "in the backward pass",
     )
     dtype: str = flag(
         "float32",
-        "what convolutions are computed in; parameters, BatchNorm statistics and classifier "
-        "stay in float32; bfloat16 is for CPUs, float16 for GPUs; auto takes bfloat16 where a "
-        "short measurement at the start finds it faster, and with --retrain what the run had",
+        "data type of the convolutions; parameters, BatchNorm statistics and classifier "
+        "stay in float32; bfloat16 is for CPUs, float16 for GPUs; auto takes bfloat16 if a short "
+        "measurement at the start shows that it is faster, and with --retrain the type that the "
+        "run used",
         choices=("float32", "bfloat16", "float16", "auto"),
     )
     workspace: int = flag(512, "scratch memory of a convolution on a GPU", whole(1), "MB")
@@ -120,8 +122,9 @@ class Network(Flags):
     )
     padding: Optional[str] = flag(
         None,
-        "of the stem's convolutions and of max-pooling: as in 2017, in Keras, or in PyTorch's "
-        "legacy_xception (default: half; that of the network that the run starts or resumes from)",
+        "padding of the stem's convolutions and of max-pooling: as in the 2017 script (half), "
+        "Keras, or PyTorch's legacy_xception (torch) (default: half; that of the network that "
+        "the run starts or resumes from)",
         choices=("half", "keras", "torch"),
         kept=True,
     )
@@ -137,7 +140,7 @@ class FineTuning(Flags):
 
     pretrained: Optional[Tuple[str, int]] = flag(
         None,
-        "checkpoint to start from; its classifier is kept where it has as many classes "
+        "checkpoint to start from; its classifier is kept if it has the same number of classes "
         "(default: none, random weights)",
         checkpoint,
         "PREFIX,EPOCH",
@@ -146,14 +149,14 @@ class FineTuning(Flags):
     )
     freeze: str = flag(
         "none",
-        "what keeps the weights and moving statistics that it starts from: the entry flow, or "
-        "everything but the classifier",
+        "layers that are not trained and keep their moving statistics: the entry flow, or all "
+        "except the classifier",
         choices=("none", "entry", "all-but-head"),
         kept=True,
     )
     head_lr_mult: float = flag(
         1.0,
-        "the classifier's learning rate is that of the others times X",
+        "learning rate of the classifier, as a multiple of that of the other layers",
         positive,
         "X",
         kept=True,
@@ -168,7 +171,7 @@ class Training(Flags):
 
     batch_size: int = flag(
         256,
-        "images a batch, over all devices of a worker; see --accumulate",
+        "images per batch, over all devices of a worker; see --accumulate",
         whole(1),
         "N",
         kept=True,
@@ -183,7 +186,7 @@ class Training(Flags):
     patience: Optional[int] = flag(
         None,
         "end the run when N epochs in a row have not improved the validation accuracy "
-        "(default: not)",
+        "(default: off)",
         whole(1),
         "N",
         shared=True,
@@ -207,8 +210,7 @@ class Training(Flags):
     )
     lr_factor: float = flag(
         None,
-        "what each decay of the learning rate multiplies it by (default: step: 0.1, "
-        "exponential: 0.94)",
+        "factor of each decay of the learning rate (default: step: 0.1, exponential: 0.94)",
         positive,
         "X",
         kept=True,
@@ -231,9 +233,9 @@ class Saving(Flags):
     )
     retrain: Optional[str] = flag(
         None,
-        "resume from the newest checkpoint, or from that of --model-load-epoch; auto, for "
-        "supervisors that repeat a command: start a new run if there is none, and an --lr that is "
-        "the one that the run began with changes nothing (default: not)",
+        "resume from the newest checkpoint, or from that of --model-load-epoch; auto, for jobs "
+        "that restart themselves: start a new run if there is no checkpoint, and ignore an --lr "
+        "equal to the one that the run started with (default: off)",
         nargs="?",
         const="always",
         choices=("always", "auto"),
@@ -270,15 +272,15 @@ class Benchmark(Flags):
 
     benchmark: Optional[str] = flag(
         None,
-        "print how fast it is, and write nothing; training: on random pixels, without files; "
-        "input: the records read, decoded, augmented, and not trained on (default: not)",
+        "print the speed and write nothing; training: steps on random pixels, no files needed; "
+        "input: reading, decoding and augmenting records, without training (default: off)",
         nargs="?",
         const="training",
         choices=("training", "input"),
     )
     benchmark_batches: int = flag(
         20,
-        "batches that are measured; of training, after 3 that are not",
+        "batches to measure; training first runs 3 more to warm up",
         whole(1),
         "N",
     )

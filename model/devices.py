@@ -95,7 +95,7 @@ def check_gpus(wanted: Sequence[int], found: Sequence[Tuple[int, int]]) -> None:
         if i >= len(found):
             there = f"{len(found)}, numbered from 0" if found else "none (is the driver loaded?)"
             raise ModelError(
-                f"GPU {i} isn't there: the GPUs of this machine: {there}; --gpus= for the CPU"
+                f"GPU {i} does not exist; GPUs of this machine: {there}; --gpus= for the CPU"
             )
         major, minor = found[i]
         if major not in SUPPORTED_GENERATIONS:

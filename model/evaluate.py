@@ -50,8 +50,8 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--ten-crop",
         action="store_true",
-        help="average over the middle, the corners and these mirrored, of each image's middle "
-        "square",
+        help="average over ten crops of each image's central square: centre, corners, and their "
+        "mirror images",
     )
     parser.add_argument(
         "--scales",
@@ -75,7 +75,9 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     num_devices = len(args.gpus) or args.cpus
     if args.batch_size % num_devices:
-        parser.error(f"--batch-size: {args.batch_size} can't be divided over {num_devices} devices")
+        parser.error(
+            f"--batch-size: {args.batch_size} can't be divided among {num_devices} devices"
+        )
     return args
 
 

@@ -108,7 +108,7 @@ class Plan:
             )
         mixing = [f"--{name}" for name in ("mixup", "cutmix") if getattr(self.recipe, name)]
         if mixing and self.training.batch_size == 1:
-            raise UsageError(f"{mixing[0]}: an image alone in its batch has none to be mixed with")
+            raise UsageError(f"{mixing[0]}: needs a --batch-size of at least 2")
         if output.dry_run and self.data.skip_bad_records:
             raise UsageError(
                 "--dry-run writes nothing, --skip-bad-records copies records: give one"

@@ -79,8 +79,9 @@ class Recipe(Flags):
 
     recipe: str = flag(
         "2017",
-        "set of defaults for the flags below and for --lr, --mom, --wd and --dropout, each of "
-        "which may be given with it. 2017: those of --help. paper: Chollet 2017 for ImageNet: "
+        "set of defaults for the flags below and for --lr, --mom, --wd and --dropout, which "
+        "flags on the command line override. 2017: the defaults in this help. paper: Chollet "
+        "2017 for ImageNet: "
         "sgd at 0.045, times 0.94 every 2 epochs, --wd 0.00001, --dropout 0.5, --ema 0.9999. "
         "modern: cosine, warm-up over the first 25th of the epochs, --label-smoothing 0.1, "
         "--no-bias-decay, --ema 0.9999",
@@ -90,8 +91,8 @@ class Recipe(Flags):
     optimizer: str = flag(
         "nag",
         "MXNet's; --mom is the momentum of nag and sgd and, above 0, that of rmsprop in its "
-        "centered form, and beta1 of adam and lamb. Another optimizer than the run had begins "
-        "without its momentum",
+        "centered form, and beta1 of adam and lamb. A resumed run with another optimizer starts "
+        "without the old momentum",
         choices=OPTIMIZERS,
         kept=True,
     )
@@ -136,8 +137,8 @@ class Recipe(Flags):
     )
     label_smoothing: float = flag(
         0.0,
-        "share of a label that goes to all other classes, in equal parts; for training alone: "
-        "figures and the saved network are without",
+        "share of a label that goes to all other classes, in equal parts; in training only: log "
+        "figures and the saved network do not include it",
         below_one,
         "X",
         kept=True,
@@ -169,15 +170,15 @@ class Recipe(Flags):
     )
     no_bias_decay: bool = flag(
         False,
-        "weight decay for the weights of convolutions and classifier alone. MXNet by itself "
-        "decays what ends in _weight or _gamma: with this flag no BatchNorm's gamma either; biases "
-        "and beta it never does",
-        off=("--bias-decay", "takes back a recipe's --no-bias-decay (default: not given)"),
+        "weight decay for the weights of convolutions and classifier alone. By default MXNet "
+        "decays names that end in _weight or _gamma and never biases or beta; this flag also "
+        "excludes BatchNorm's gamma",
+        off=("--bias-decay", "undo a recipe's --no-bias-decay (default: not given)"),
         kept=True,
     )
     clip_gradient: Optional[float] = flag(
         None,
-        "cut each element of the gradient off at X and -X (default: not)",
+        "clip each element of the gradient to [-X, X] (default: off)",
         positive,
         "X",
         kept=True,
@@ -185,8 +186,8 @@ class Recipe(Flags):
     accumulate: int = flag(
         1,
         "batches whose gradients make one update, as one batch of N times --batch-size would, "
-        "but that BatchNorm sees them one by one; fewer at the end of an epoch where N does not "
-        "divide its batches",
+        "except that BatchNorm sees them one by one; fewer at the end of an epoch if N does not "
+        "divide its number of batches",
         whole(1),
         "N",
         kept=True,

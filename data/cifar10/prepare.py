@@ -243,7 +243,7 @@ def _check_same(rec: Path, part: Part) -> None:
     if len(index) != len(part.labels) or any(
         _record(rec, int(index[i][1])) != (part.labels[i], part.pixels[i].tobytes()) for i in ends
     ):
-        raise DataError(f"{rec} is there, of other images: delete it, or give another --out")
+        raise DataError(f"{rec} exists and holds other images: delete it, or give another --out")
 
 
 def _record(rec: Path, offset: int) -> Optional[Tuple[int, bytes]]:

@@ -253,7 +253,7 @@ def _errors_of_pil() -> Iterator[None]:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} pixels: more than {MAX_PIXELS >> 20} million")
+        raise ImageError(f"{width}x{height} pixels: more than {MAX_PIXELS // 10**6} million")
 
 
 def _decode_jpeg(content: bytes) -> np.ndarray:

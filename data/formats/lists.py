@@ -67,7 +67,7 @@ def _parsed(line: int, content: str) -> Tuple[float, Row]:
             "else?"
         )
     if not path.strip() or "\0" in path:
-        raise ValueError(f"{path!r} is no path")
+        raise ValueError(f"{path!r} is not a path")
     return float(number), Row(line, int(label), path)
 
 

@@ -98,10 +98,10 @@ def _with_labels_of(training: ImageSet, other: ImageSet, source: Path, val: Path
         label = {name: i for i, name in enumerate(training.classes)}
         unknown = [name for name in other.classes if name not in label]
         if unknown:
-            raise DataError(f"{val}: {unknown[0]!r} is no class of {source}")
+            raise DataError(f"{val}: {unknown[0]!r} is not a class of {source}")
         return [item._replace(label=label[other.classes[item.label]]) for item in other.items]
     if len(other.classes) > len(training.classes):
-        raise DataError(f"{val}: label {len(other.classes) - 1} is no class of {source}")
+        raise DataError(f"{val}: label {len(other.classes) - 1} is not a class of {source}")
     if training.are_names:
         _check_folders(training.classes, other.items, source, val)
     return other.items
@@ -137,8 +137,8 @@ def _report_copies(
         first = shared[0]
         notices.warn(
             f"{len(shared)} validation images are training images too, the first "
-            f"{items[first].name} = {items[copies[first]].name}: validation counts what was learnt "
-            "by heart"
+            f"{items[first].name} = {items[copies[first]].name}: validation accuracy will be too "
+            "high"
         )
     contradicting = [i for i in again if items[i].label != items[copies[i]].label]
     if contradicting:

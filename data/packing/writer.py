@@ -150,7 +150,9 @@ class _Progress:
             return cls(path, job)
         saved = read_json(path, DataError, _STATE, "delete it to restart")
         if saved["job"] != job:
-            raise DataError(f"{path}: of another list or other settings; delete it to restart")
+            raise DataError(
+                f"{path}: made from another list or with other settings; delete it to restart"
+            )
         index = rec.with_suffix(".idx")
         # Interrupted between its two last steps.
         if index.exists() and not _part(index).exists():

@@ -31,7 +31,8 @@ def classifier(
     chosen = stated or given or ("softmax" if silent and outputs > 1 else None)
     if chosen is None and silent:
         raise ModelError(
-            f"{layer} has one output, which is no softmax: if it is a sigmoid, --activation sigmoid"
+            f"{layer} has one output, which can't be a softmax: if it is a sigmoid, give "
+            "--activation sigmoid"
         )
     if chosen is None:
         raise ModelError(

@@ -40,7 +40,8 @@ def add_preprocessing_args(parser: argparse.ArgumentParser, *names: str) -> None
         "--rgb-std",
         type=divisors,
         metavar="R,G,B",
-        help="what the pixels are divided by then, by channel (default: as in the checkpoint's "
+        help="divisor of the pixels after the subtraction, by channel (default: as in the "
+        "checkpoint's "
         "training; 1 if it does not say)",
     )
 

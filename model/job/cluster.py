@@ -5,7 +5,8 @@ from typing import Any, Dict, List, Optional, Union
 
 class Cluster:
     """The workers of a run, as one of them sees them. This is a worker without others; one of
-    several is a `model.job.exchange.JobCluster`. What all workers call, they call in the same order.
+    several is a `model.job.exchange.JobCluster`. All workers make the collective calls in the
+    same order.
     """
 
     rank, workers = 0, 1

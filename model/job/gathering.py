@@ -26,7 +26,7 @@ def gather_roles(kv_store: str, role: str, watch: Watch) -> mx.kv.KVStore:
     looks for lost ones. Raises ModelError if there can be none."""
     address, port = os.environ["DMLC_PS_ROOT_URI"], os.environ["DMLC_PS_ROOT_PORT"]
     watch.waits_for(
-        f"{number_of('worker')} workers and {number_of('server')} servers to gather at the "
+        f"{number_of('worker')} workers and {number_of('server')} servers to connect to the "
         f"scheduler, {address}:{port}"
     )
     try:
@@ -67,8 +67,8 @@ class _Lost:
         elif self._dead(_SCHEDULER, self._timeout):
             at = "{DMLC_PS_ROOT_URI}:{DMLC_PS_ROOT_PORT}".format(**os.environ)
             return (
-                f"no heartbeat of the scheduler, {at}, for {self._timeout} s: it is lost, or "
-                "has ended because another process is: its last line says which"
+                f"no heartbeat of the scheduler, {at}, for {self._timeout} s: it failed, or "
+                "stopped because another process failed: see its last line"
             )
         return None
 

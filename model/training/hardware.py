@@ -38,7 +38,8 @@ def choose_contexts(plan: Plan, notices: Notices) -> Contexts:
             raise ModelError("--kv-store nccl: for GPUs only; device and local are for CPUs too")
     if plan.training.batch_size % len(contexts):
         raise DataError(
-            f"--batch-size {plan.training.batch_size} can't be divided over {len(contexts)} devices"
+            f"--batch-size {plan.training.batch_size} can't be divided among {len(contexts)} "
+            "devices"
         )
     return contexts
 

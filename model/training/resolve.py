@@ -38,7 +38,7 @@ def resolve(plan: Plan, cluster: Cluster) -> Run:
     """
     notices = Notices()
     if plan.data.list_dir != "./":
-        notices.info("--list-dir is not used, and was not in 2017")
+        notices.info("--list-dir is ignored, as in the 2017 script")
     contexts = choose_contexts(plan, notices)
     images = inspect_images(plan.data, notices)
     announce_job(plan, cluster, notices)
@@ -114,8 +114,8 @@ def announce_job(plan: Plan, cluster: Cluster, notices: Notices) -> None:
     notices.info(
         f"{devices.kv_store}: worker {cluster.rank} of {cluster.workers}; "
         + (
-            f"each batch of {batch_size} images is an update of its own at the servers, which "
-            "keep the momentum: a resumed run starts without it, and is not exact"
+            f"the servers make one update per batch of {batch_size} images and keep the "
+            "momentum: a resumed run starts without it and is not exact"
             if cluster.updates_on_servers
             else f"a batch is {cluster.workers} x {batch_size} images, by which gradients are "
             f"divided: {images}; --lr is not changed by that"
@@ -123,8 +123,8 @@ def announce_job(plan: Plan, cluster: Cluster, notices: Notices) -> None:
     )
     if devices.gc_type != "none":
         notices.info(
-            f"--gc-type {devices.gc_type}: what it holds back of the gradients is not in "
-            "checkpoints: a resumed run is not exact"
+            f"--gc-type {devices.gc_type}: checkpoints do not contain the gradients that it "
+            "holds back: a resumed run is not exact"
         )
 
 
@@ -147,7 +147,7 @@ def check_workers(
             if theirs[name] != value:
                 raise JobError(
                     f"{name} is {short(value)} for worker 0, and {short(theirs[name])} for worker "
-                    f"{rank}: all need the same command and the same files"
+                    f"{rank}: all workers need the same command and files"
                 )
 
 
@@ -251,8 +251,8 @@ def announce_run(run: Run, cluster: Cluster) -> None:
         level(run.plan.steps_too_late)
     if recipe.mixup or recipe.cutmix:
         run.notices.info(
-            "images are mixed: the figures of training count each as one of the class of its "
-            "larger share; validation has whole images"
+            "images are mixed: training figures count a mixture as the class with the larger "
+            "share; validation images are not mixed"
         )
     if accumulate > 1:
         together = accumulate * training.batch_size * cluster.workers

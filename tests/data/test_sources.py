@@ -155,7 +155,7 @@ def listed(tmp_path, *rows) -> Path:
         (["0\t1\t2\ta/0.jpg"], "line 1: 2 labels"),
         (["0\ta/0.jpg\t1"], "line 1: label and path are swapped"),
         (["0 1 a/0.jpg"], "line 1: not a number, a label and a path with tabs"),
-        (["0\t1\ta/0\0.jpg"], "line 1: 'a/0\\\\x00.jpg' is no path"),
+        (["0\t1\ta/0\0.jpg"], "line 1: 'a/0\\\\x00.jpg' is not a path"),
         (["0\t3\ta/0.jpg", "0\t5\ta/1.jpg", "1\t4\tb/0.jpg"], "number and label are swapped"),
     ],
 )

@@ -447,8 +447,8 @@ _GOOD = {
         ({"DMLC_NODE_HOST": "192.0.2.1"}, "DMLC_NODE_HOST: can't listen at 192.0.2.1: "),
         ({"DMLC_PS_ROOT_URI": "no.invalid"}, "waited 2 s for an address of DMLC_PS_ROOT_URI=no."),
         ({"DMLC_ROLE": "scheduler", "DMLC_PS_ROOT_URI": "192.0.2.1"}, "listen at 192.0.2.1:9091"),
-        ({}, "waited 2 s for 2 workers and 1 servers to gather at the scheduler, 127.0.0.1:9091"),
-        ({"DMLC_ROLE": "server"}, "waited 2 s for 2 workers and 1 servers to gather"),
+        ({}, "waited 2 s for 2 workers and 1 servers to connect to the scheduler, 127.0.0.1:9091"),
+        ({"DMLC_ROLE": "server"}, "waited 2 s for 2 workers and 1 servers to connect"),
     ],
 )  # fmt: skip
 def test_a_wrong_environment_is_one_line(run, change, told):

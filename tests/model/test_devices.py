@@ -119,8 +119,8 @@ def test_gpus_that_mxnet_runs_on(wanted, found, monkeypatch):
 @pytest.mark.parametrize(
     "wanted, found, message",
     [
-        ((0,), [], r"GPU 0 isn't there.*none \(is the driver loaded\?\)"),
-        ((0, 2), [(8, 0), (8, 0)], r"GPU 2 isn't there.*: 2, numbered from 0"),
+        ((0,), [], r"GPU 0 does not exist.*none \(is the driver loaded\?\)"),
+        ((0, 2), [(8, 0), (8, 0)], r"GPU 2 does not exist.*: 2, numbered from 0"),
         ((0,), [(9, 0)], r"GPU 0 has compute capability 9\.0;.* --gpus= for the CPU"),
         ((0, 1), [(8, 0), (12, 0)], r"GPU 1 has compute capability 12\.0;"),
         ((0,), [(3, 5)], r"GPU 0 has compute capability 3\.5;"),
@@ -155,8 +155,12 @@ def arguments(records):
 @pytest.mark.parametrize(
     "gpus, ids, message",
     [
-        ("", "0", r"GPU 0 isn't there: .*: none \(is the driver loaded\?\); --gpus= for the CPU"),
-        ("80", "1", r"GPU 1 isn't there: .*: 1, numbered from 0; --gpus= for the CPU"),
+        (
+            "",
+            "0",
+            r"GPU 0 does not exist: .*: none \(is the driver loaded\?\); --gpus= for the CPU",
+        ),
+        ("80", "1", r"GPU 1 does not exist: .*: 1, numbered from 0; --gpus= for the CPU"),
         ("80 90", "0,1", r"GPU 1 has compute capability 9\.0; .*"),
         ("89", "0", r"GPU 0: this mxnet is built without CUDA: install requirements\.txt"),
     ],

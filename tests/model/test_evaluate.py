@@ -166,7 +166,7 @@ def test_a_checkpoint_of_plain_mxnet(trained, capsys):
         (["--data-val=nowhere.rec"], "nowhere.rec is missing"),
         (["--data-val=s3://x/y.rec"], "S3"),
         (["--scales=20"], "--scales: 20 is less than the network's input, 32x32"),
-        (["--batch-size=4", "--cpus=3"], "can't be divided over 3 devices"),
+        (["--batch-size=4", "--cpus=3"], "can't be divided among 3 devices"),
         (["--gpus=7"], "GPU 7"),
         (["--gpus=0,0"], "names a GPU twice"),
         (["--image-shape=1,2"], "must be 3,height,width, not '1,2'"),

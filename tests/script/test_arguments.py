@@ -119,7 +119,7 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
         ("--data-train=s3://bucket/train.rec", "built without S3, HDFS and HTTP"),
         ("--data-val=hdfs://host/val.rec", "built without S3, HDFS and HTTP"),
         ("--data-val=TRAIN", "what was trained on"),
-        ("--cpus=3 --batch-size=8", "can't be divided over 3 devices"),
+        ("--cpus=3 --batch-size=8", "can't be divided among 3 devices"),
         ("--batch-size=97", "more than the 96 training images"),
         ("--retrain", "no checkpoint"),
         ("--pretrained=nowhere,3", "nowhere has no checkpoint of epoch 3\n"),

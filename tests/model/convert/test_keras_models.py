@@ -265,7 +265,7 @@ def test_one_output_in_weights_alone(saved, tmp_path, capsys):
     edited(path, lambda file: file.pop("normalization"))
     arguments = ["keras", str(path), str(tmp_path / "x")]
     assert main(arguments) == 2
-    assert "has one output, which is no softmax" in capsys.readouterr().err
+    assert "has one output, which can't be a softmax" in capsys.readouterr().err
     assert main([*arguments, "--activation=sigmoid"]) == 0
     assert main(["keras", str(saved("2") / "sequential.h5"), str(tmp_path / "whole")]) == 0
     found = entries(tmp_path / "x")

@@ -168,7 +168,7 @@ def rename(name, new):
         (lambda arrays: arrays["bn1.bias"].fill(np.nan), "bn1.bias has NaN or infinite values"),
         (lambda arrays: arrays.update({"bn1.bias": np.zeros(4, "<i8")}), "bn1.bias is of <i8"),
         (lambda arrays: [arrays.update({k: arrays[k][:1] for k in ("fc.weight", "fc.bias")})],
-         "x.safetensors: fc has one output, which is no softmax"),
+         "x.safetensors: fc has one output, which can't be a softmax"),
         (lambda arrays: arrays.update({"b.block1.rep.0.conv1.weight": np.zeros(1, "<f4")}),
          "it has several networks"),
     ],
