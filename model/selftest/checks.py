@@ -18,6 +18,7 @@ class Check:
     name : of its process. function : "module:function" in this package.
     title : what is done, for the progress line.
     each : whether each device has a process of its own.
+    leaves_out : whether a device that fails it has no part in what follows, unless all fail.
     trains_here : its process computes with MXNet; else it starts the script, or only looks.
     environment : variables of its process.
     limit : seconds after which it counts as hung.
@@ -29,6 +30,7 @@ class Check:
     each: bool = False
     trains_here: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    leaves_out: bool = False
     limit: float = 600
 
     def run(self, setup: Setup) -> List[Result]:
@@ -52,7 +54,7 @@ def function_of(name: str) -> Callable[[Setup], List[Result]]:
 
 
 CHECKS: Tuple[Check, ...] = (
-    Check("compute", "compute:check", "each device computes", True, True, _EXACT),
+    Check("compute", "compute:check", "each device computes", True, True, _EXACT, True),
     Check("tf32", "compute:check_as_used", "float32 as used", True, True),
     Check("several", "several:check", "several devices as one", False, True, _EXACT),
     Check("training", "training:check", "training on the digits", limit=1800),

@@ -42,4 +42,4 @@ def summary(results: Sequence[Result]) -> str:
     tried = sum(result.passed is not None for result in results)
     if not failed:
         return f"all {tried} passed"
-    return f"{len(failed)} of {tried} failed: {'; '.join(failed)}"
+    return textwrap.fill(f"{len(failed)} of {tried} failed: {'; '.join(failed)}", _WIDTH)

@@ -10,16 +10,12 @@ from typing import List, Mapping, Optional, Sequence
 from data.digits import prepare
 from data.formats.recordfile import unpacked, walk
 from data.packing.writer import write_records
-from model.selftest.setup import Setup
+from model.selftest.setup import RunFailed, Setup
 
 _BATCH_SIZE = 32
 # Training images of a small self-test.
 _FEW = 320
 _ROOT = Path(__file__).parents[2]
-
-
-class RunFailed(Exception):
-    """A run that has ended otherwise than it should. The message is its error line."""
 
 
 def run(
@@ -51,7 +47,9 @@ def run(
     code = process.wait()
     if code not in (0, 143) or stop_after:
         last = lines[-1].strip() if lines else ""
-        raise RunFailed(f"train_xception.py ended with {code}: {last}")
+        if not last.startswith("train_xception.py: error: "):
+            last = f"train_xception.py ended with {code}: {last}"
+        raise RunFailed(last)
     return "".join(lines)
 
 

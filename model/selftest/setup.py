@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, List, Optional, Tuple
 
+from model import mxnet_reason
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -59,6 +61,10 @@ class Setup:
         return cls(**{**values, "ids": tuple(values["ids"])})
 
 
+class RunFailed(Exception):
+    """A run of train_xception.py that has ended otherwise than it should; its last line."""
+
+
 @dataclass(frozen=True)
 class Result:
     """A line of the report.
@@ -88,9 +94,10 @@ def attempt(name: str, tolerance: str, measure: Callable[[], Tuple[bool, str]]) 
 
 def reason_of(error: BaseException) -> str:
     """Return an exception in one line, without the stack that MXNet adds."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Error" in line or "Check failed" in line] or lines[-1:]
-    return f"{type(error).__name__}: {telling[-1] if telling else ''}"
+    if isinstance(error, RuntimeError):  # MXNetError is one
+        return mxnet_reason(error).replace("MXNetError: ", "")
+    text = " ".join(str(error).split())
+    return text if isinstance(error, RunFailed) else f"{type(error).__name__}: {text}"
 
 
 def results_json(results: List[Result]) -> str:

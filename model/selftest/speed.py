@@ -74,6 +74,8 @@ def _input(setup: Setup, speeds: Dict[int, float]) -> Tuple[bool, str]:
     )  # fmt: skip
     speed = _images_per_second(printed)
     training = max(speeds.values(), default=0.0)
+    if not training:
+        return speed > 0, f"{speed:.1f} images/s; training has no speed to compare with"
     limit = "the input pipeline" if speed < training else "training"
     figure = f"{speed:.1f} images/s; training takes up to {training:.1f}: the limit is {limit}"
     return speed > 0, figure

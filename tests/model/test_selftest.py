@@ -29,7 +29,7 @@ from model.selftest import (
     training,
 )
 from model.selftest.checks import CHECKS, Check
-from model.selftest.setup import Result, Setup
+from model.selftest.setup import Result, RunFailed, Setup, reason_of
 from model.training.memory import Need
 from model.training.module import ResumableModule
 from tests.runs import ROOT, start
@@ -51,7 +51,7 @@ def quick(monkeypatch):
             return run(arguments, environment, stop_after)
         ended = start(ROOT, *arguments)
         if ended.returncode:
-            raise runs.RunFailed(ended.stderr.strip())
+            raise RunFailed(ended.stderr.strip())
         return ended.stdout
 
     monkeypatch.setattr(runs, "run", run_warm)
@@ -174,6 +174,26 @@ def test_a_kvstore_that_loses_a_key_fails_and_one_that_is_not_there(setup, monke
     assert nccl.passed is False and "USE_NCCL=1" in nccl.figure
 
 
+def test_devices_are_left_out_unless_all_fail(setup):
+    def failed(*names):
+        return [Result(f"{name} float32", False, "") for name in names]
+
+    results = []
+    assert selftest.without_failed(setup, failed("cpu(0)", "cpu(1)"), results) == setup
+    assert not results
+    assert selftest.without_failed(setup, failed("cpu(0)"), results).ids == (1,)
+    assert [result.figure for result in results] == ["not run: not on cpu(0)"]
+
+
+def test_what_mxnet_raises_is_its_reason():
+    stack = (
+        "[bt] (3) lib.so: SetDeviceError\nx.h:7: Check failed: e == cudaSuccess: CUDA: invalid\n"
+    )
+    for error in (mx.base.MXNetError(stack), RuntimeError(f"simple_bind error.\n{stack}")):
+        assert reason_of(error) == "x.h:7: Check failed: e == cudaSuccess: CUDA: invalid"
+    assert reason_of(KeyError("a\nb")) == "KeyError: 'a\\nb'"
+
+
 # Memory
 
 
@@ -267,7 +287,7 @@ def test_a_run_that_fails_is_its_error_line(setup, monkeypatch):
     monkeypatch.setattr(runs, "run", lambda words, *_: run([*words, "--data-train=gone.rec"]))
     (result,) = training.check(setup.only(0))
     assert result.passed is False
-    assert result.figure.startswith("RunFailed: train_xception.py: error: gone.rec is missing")
+    assert result.figure.startswith("train_xception.py: error: gone.rec is missing")
 
 
 # Processes, report, exit code
