@@ -5,7 +5,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from data.inspect import Images
+from data.formats.recordset import scan
+from data.inspect import Images, check_sample
 from model.checkpoint import Place
 from model.job.cluster import Cluster
 from model.plan import Plan
@@ -51,7 +52,8 @@ def images_of(rec, flags):
     level += "--max-random-h=0 --max-random-s=0 --max-random-l=0 "
     plain = level if "resized" in flags else PLAIN
     plan = Plan.of((plain + flags).split())
-    images = Images(str(rec), None, COUNT, 0, 1, None, None)
+    sides = check_sample(scan(rec))
+    images = Images(str(rec), None, COUNT, 0, 1, None, sides, None)
     batch = training_iter(plan, origin_of(plan, None), images, Place(0), 1, Cluster()).next()
     return batch.data[0].asnumpy().transpose(0, 2, 3, 1).astype(float)
 
