@@ -146,7 +146,7 @@ def _open(path: Path, stack: contextlib.ExitStack) -> KerasFile:
 
 def _check_kind(path: Path) -> None:
     """Raise ModelError where `path` is nothing that can be opened."""
-    checkpoint = path.with_name(f"{path.name}.index")
+    checkpoint = Path(f"{path}.index")
     if (path.suffix == ".index" and path.exists()) or (not path.exists() and checkpoint.exists()):
         name = path.with_suffix("") if path.exists() else path
         raise ModelError(

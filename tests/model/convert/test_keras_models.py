@@ -289,6 +289,7 @@ def test_files_that_are_something_else(saved, tf, tmp_path, capsys):
     for name, says in {
         "none.h5": "No such file or directory",
         "folder": "a folder, not a Keras file",
+        "/": "/: a folder, not a Keras file",
         "fifo": "not a regular file",
         "saved_model": "a SavedModel folder; only TensorFlow reads its variables: in TensorFlow, "
         "tf.keras.models.load_model",
