@@ -20,6 +20,9 @@ from model import ModelError
 #: same generation and a later step of it: 5.0, 6.0, 7.0, 8.0 and 8.6, and so up to 8.9.
 SUPPORTED_GENERATIONS = (5, 6, 7, 8)
 
+# The CUDA release of NVRTC in requirements.txt, as the driver writes it.
+_CUDA_OF_NVRTC = 11080
+
 # Libraries that MXNet's wheel takes from the system, a stock Debian does not have, and other wheels
 # bring for themselves.
 _OF_OTHER_WHEELS = {
@@ -46,6 +49,10 @@ def prepare_environment(contexts: int = 1) -> None:
     # The generators that each seed sets, one after the other: a network has one dropout
     # (src/resource.cc).
     os.environ.setdefault("MXNET_GPU_PARALLEL_RAND_COPY", "1")
+    # MXNet fuses operators with NVRTC, and has the driver compile the PTX that this gives
+    # (src/operator/fusion/fused_op.cu): an older driver refuses that of a newer CUDA.
+    if 0 < cuda_of_driver() < _CUDA_OF_NVRTC:
+        os.environ.setdefault("MXNET_USE_FUSION", "0")
 
 
 def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
@@ -79,6 +86,16 @@ def gpus() -> List[Tuple[int, int]]:
         major, minor = capability
         found.append((major, minor))
     return found
+
+
+def cuda_of_driver() -> int:
+    """Return the newest CUDA that the driver is made for, as 11080 for 11.8; 0 without a driver."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return 0
+    return 0 if failed else version.value
 
 
 def has_cuda() -> bool:

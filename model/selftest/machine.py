@@ -1,6 +1,7 @@
 """What a machine is, and what MXNet has loaded there. No paths: a report is made to be shown."""
 
 import ctypes
+import os
 import re
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Tuple
@@ -9,7 +10,7 @@ import mxnet as mx
 
 from log.machine import machine
 from log.versions import versions
-from model.devices import gpus
+from model.devices import cuda_of_driver, gpus
 
 #: Variables that change what is computed, how fast, or what is seen of a machine.
 _VARIABLES = re.compile(
@@ -30,6 +31,7 @@ _LIBRARIES: Tuple[Tuple[str, str, str], ...] = (
 def describe(environment: Mapping[str, str]) -> List[Tuple[str, str]]:
     """Return (name, text) of each line about the machine. environment : what the user has set."""
     here, installed = machine(), versions()
+    added = {name: value for name, value in os.environ.items() if name not in environment}
     software = ", ".join(
         f"{name} {version}" for name, version in installed.items() if name != "commit"
     )
@@ -48,6 +50,7 @@ def describe(environment: Mapping[str, str]) -> List[Tuple[str, str]]:
         ("mxnet has", ", ".join(features())),
         ("loaded", ", ".join(loaded()) or "no CUDA library"),
         ("variables", ", ".join(variables(environment)) or "none that matter"),
+        ("set here", ", ".join(variables(added)) or "none"),
     ]
     return lines
 
@@ -78,8 +81,7 @@ def gpu_lines() -> List[Tuple[str, str]]:
 
 def driver_version(proc: str = "/proc/driver/nvidia/version") -> Optional[str]:
     """Return the driver's version and the newest CUDA that it runs; None without a driver."""
-    driver, found = _library("libcuda.so.1"), _int()
-    if driver is None:
+    if _library("libcuda.so.1") is None:
         return None
     texts = []
     try:
@@ -87,8 +89,8 @@ def driver_version(proc: str = "/proc/driver/nvidia/version") -> Optional[str]:
         texts += [own[1]] if own else []
     except OSError:
         pass
-    if not driver.cuDriverGetVersion(ctypes.byref(found)):
-        texts.append(f"for CUDA {_of_thousands(found.value)}")
+    if cuda_of_driver():
+        texts.append(f"for CUDA {_of_thousands(cuda_of_driver())}")
     return ", ".join(texts) or "of unknown version"
 
 

@@ -27,7 +27,7 @@ def heading(lines: Iterable[Tuple[str, str]]) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """Return a line for each result."""
-    width = max(len(result.name) for result in results)
+    width = max((len(result.name) for result in results), default=0)
     return "\n".join(_line(result, width) for result in results)
 
 
@@ -40,6 +40,8 @@ def summary(results: Sequence[Result]) -> str:
     """Return the last line: how many failed, and which."""
     failed: List[str] = [result.name for result in results if result.passed is False]
     tried = sum(result.passed is not None for result in results)
+    if not tried:
+        return "nothing was tried"
     if not failed:
         return f"all {tried} passed"
     return textwrap.fill(f"{len(failed)} of {tried} failed: {'; '.join(failed)}", _WIDTH)

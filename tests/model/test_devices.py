@@ -78,6 +78,25 @@ def test_environment_is_set_where_the_user_has_not(monkeypatch):
     assert os.environ == theirs
 
 
+@pytest.mark.parametrize("version, fusion", [(0, None), (11040, "0"), (11080, None), (12020, None)])
+def test_fusion_is_off_where_the_driver_is_older_than_nvrtc(version, fusion, monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(devices, "cuda_of_driver", lambda: version)
+    devices.prepare_environment()
+    assert os.environ.get("MXNET_USE_FUSION") == fusion
+    monkeypatch.setattr(os, "environ", {"MXNET_USE_FUSION": "1"})
+    devices.prepare_environment()
+    assert os.environ["MXNET_USE_FUSION"] == "1"
+
+
+def test_nvrtc_is_the_release_that_drivers_are_compared_with():
+    (release,) = re.findall(
+        r"nvidia-cuda-nvrtc-cu11==(\d+\.\d+)", (ROOT / "requirements.txt").read_text()
+    )
+    major, minor = map(int, release.split("."))
+    assert 1000 * major + 10 * minor == devices._CUDA_OF_NVRTC
+
+
 # GPUs
 
 

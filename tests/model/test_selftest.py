@@ -185,6 +185,15 @@ def test_devices_are_left_out_unless_all_fail(setup):
     assert [result.figure for result in results] == ["not run: not on cpu(0)"]
 
 
+def test_what_can_not_be_tried_is_no_failure(setup, monkeypatch, no_machine, capsys):
+    code, lines, report = page(capsys, "--cpus 1 --only tf32")
+    assert (code, lines) == (0, {}) and report.endswith("\nnothing was tried\n")
+    monkeypatch.setattr(Setup, "on_gpus", True)
+    monkeypatch.setattr(compute, "gpus", lambda: [(7, 0)])
+    (result,) = compute.check_as_used(setup.only(0))
+    assert result == Result("cpu(0) TF32", None, "not run: from compute capability 8.0 on")
+
+
 def test_what_mxnet_raises_is_its_reason():
     stack = (
         "[bt] (3) lib.so: SetDeviceError\nx.h:7: Check failed: e == cudaSuccess: CUDA: invalid\n"
@@ -335,6 +344,7 @@ def test_a_whole_report(capsys):
         "mxnet",
         "loaded",
         "variables",
+        "set",
         "took",
     ]
     assert str(ROOT) not in report and str(sys.prefix) not in report
