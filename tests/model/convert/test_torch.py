@@ -257,6 +257,7 @@ def test_files_that_are_not_of_torch(network, tmp_path, capsys):
         assert main(["torch", str(tmp_path / name), str(tmp_path / "new")]) == 2, name
         error = capsys.readouterr().err
         assert name in error and error.count("\n") == 1, error
+        assert ("compressed" in error) == (name == "bomb.pth")
 
 
 @pytest.mark.parametrize("numbers", ["I9 (I4 I9 t(I9 I1 t", "I1 (I4 I9 t(I9 I1 t", "I0 (I9 t(I5 t"])
