@@ -177,9 +177,9 @@ def arguments(records):
         (
             "",
             "0",
-            r"GPU 0 does not exist: .*: none \(is the driver loaded\?\); --gpus= for the CPU",
+            r"GPU 0 does not exist; .*: none \(is the driver loaded\?\); --gpus= for the CPU",
         ),
-        ("80", "1", r"GPU 1 does not exist: .*: 1, numbered from 0; --gpus= for the CPU"),
+        ("80", "1", r"GPU 1 does not exist; .*: 1, numbered from 0; --gpus= for the CPU"),
         ("80 90", "0,1", r"GPU 1 has compute capability 9\.0; .*"),
         ("89", "0", r"GPU 0: this mxnet is built without CUDA: install requirements\.txt"),
     ],
