@@ -133,6 +133,7 @@ class Images:
     train, val : the files that are read; val is None without validation.
     num_train, num_val : images in them. classes : their names by label, None if not known.
     train_sides, val_sides : short sides of some of them; None without validation.
+    class_counts : training images of each class.
     """
 
     train: str
@@ -143,6 +144,7 @@ class Images:
     classes: Optional[List[str]]
     train_sides: Sides
     val_sides: Optional[Sides]
+    class_counts: Tuple[int, ...] = ()
 
     @property
     def short_side(self) -> Optional[int]:
@@ -179,6 +181,9 @@ def inspect_images(data: Data, notices: Notices) -> Images:
         classes=classes,
         train_sides=sides[0],
         val_sides=sides[1] if validation else None,
+        class_counts=tuple(
+            np.bincount(training.labels.astype(int), minlength=num_classes).tolist()
+        ),
     )
 
 

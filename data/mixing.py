@@ -4,12 +4,14 @@
               x with a box of the partner's pixels, 1 - share of it   cutmix
     labels    y = share * y  +  (1 - share) * y of the partner        (N, classes)
 
+Labels may also have the weights of their classes (--class-weights): then their rows sum to these.
+
 A batch's own seed (`batch.seed`) decides what is drawn for it: it is the same on resume, and for
 any number of devices. Partners are within the batch of a worker.
 """
 
 from dataclasses import dataclass
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Optional, Sequence, Tuple
 
 import mxnet as mx
 import numpy as np
@@ -92,17 +94,34 @@ def mix_images(images: mx.nd.NDArray, mixture: Mixture) -> mx.nd.NDArray:
     return mixed
 
 
+def balanced_weights(counts: Sequence[int]) -> np.ndarray:
+    """Return a weight for each class, with which all classes that have images count alike.
+
+    counts : images of each class. Their mean over the images is 1; that of a class without is 0.
+    """
+    images = np.asarray(counts, np.float64)
+    share = np.divide(1, images, out=np.zeros_like(images), where=images > 0)
+    return share * images.sum() / np.count_nonzero(images)
+
+
 def mix_labels(
-    labels: np.ndarray, mixture: Mixture, num_classes: int, smoothing: float = 0
+    labels: np.ndarray,
+    mixture: Mixture,
+    num_classes: int,
+    smoothing: float = 0,
+    weights: Optional[np.ndarray] = None,
 ) -> np.ndarray:
-    """Return the labels of mixed images, (N, classes) float32, whose rows sum to 1.
+    """Return the labels of mixed images, (N, classes) float32, whose rows sum to 1, or to the
+    weights of the classes that they are mixed of.
 
     labels : (N,) numbers of classes. smoothing : as SoftmaxOutput's smooth_alpha, the share that
-    goes from the class to all others.
+    goes from the class to all others. weights : by class.
     """
     off = smoothing / max(num_classes - 1, 1)
     own = np.full((len(labels), num_classes), off, np.float64)
     own[np.arange(len(labels)), labels.astype(int)] = 1 - smoothing
+    if weights is not None:
+        own *= weights[labels.astype(int), None]
     mixed = mixture.share * own + (1 - mixture.share) * own[mixture.partners]
     return mixed.astype(np.float32)
 
@@ -141,15 +160,15 @@ def _boxes_to_erase(draws: np.random.RandomState, height: int, width: int) -> It
 
 
 class MixingIter(mx.io.DataIter):
-    """Batches of another iterator, mixed.
+    """Batches of another iterator, mixed, or with weights, or both.
 
     Labels are (N, classes), for SoftmaxOutput, whose gradient then is exactly p - label. A batch
     keeps its `epoch`, `number`, `seed` and `pad`. `batch.main_labels` is a list of one NDArray,
     (N,): the label of each image's larger share, for figures. If images are only erased, labels
     stay as they are.
 
-    batches : iterator like data.iterators.EpochIter. smoothing : as for `mix_labels`, which then
-    takes the place of SoftmaxOutput's own. mean, std : of the images, by channel.
+    batches : iterator like data.iterators.EpochIter. smoothing, weights : as for `mix_labels`,
+    which then takes the place of SoftmaxOutput's own. mean, std : of the images, by channel.
     """
 
     def __init__(
@@ -160,14 +179,17 @@ class MixingIter(mx.io.DataIter):
         smoothing: float = 0,
         mean: tuple = (0, 0, 0),
         std: tuple = (1, 1, 1),
+        weights: Optional[np.ndarray] = None,
     ):
         super().__init__(batches.batch_size)
         self._batches, self._mixing = batches, mixing
         self._num_classes, self._smoothing = num_classes, smoothing
         self._mean, self._std = mean, std
+        self._weights = weights
+        self._labels_are_rows = mixing.mixes or weights is not None
         self.provide_data = batches.provide_data
         (label,) = batches.provide_label
-        if mixing.mixes:
+        if self._labels_are_rows:
             label = mx.io.DataDesc(label.name, (self.batch_size, num_classes))
         self.provide_label = [label]
 
@@ -189,13 +211,16 @@ class MixingIter(mx.io.DataIter):
         (images,), (labels,) = batch.data, batch.label
         if self._mixing.erasing:
             images = erase(images, batch.seed, self._mixing.erasing, self._mean, self._std)
-        if not self._mixing.mixes:
-            batch.data = [images]
+        batch.data = [images]
+        if not self._labels_are_rows:
             return batch
         count, _, height, width = images.shape
-        mixture = self._mixing.draw(batch.seed, count, height, width)
+        mixture = Mixture(np.arange(count), 1)
+        if self._mixing.mixes:
+            mixture = self._mixing.draw(batch.seed, count, height, width)
+            batch.data = [mix_images(images, mixture)]
         own = labels.asnumpy()
-        mixed = mix_labels(own, mixture, self._num_classes, self._smoothing)
-        batch.data, batch.label = [mix_images(images, mixture)], [mx.nd.array(mixed)]
+        mixed = mix_labels(own, mixture, self._num_classes, self._smoothing, self._weights)
+        batch.label = [mx.nd.array(mixed)]
         batch.main_labels = [mx.nd.array(main_labels(own, mixture))]
         return batch

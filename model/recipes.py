@@ -160,6 +160,14 @@ class Recipe(Flags):
         "ALPHA",
         kept=True,
     )
+    class_weights: str = flag(
+        "none",
+        "balanced: the gradient of an image is multiplied by the weight of its class, so that all "
+        "classes count alike, however many images they have; the mean weight is 1. Figures are "
+        "without weights",
+        choices=("none", "balanced"),
+        kept=True,
+    )
     random_erasing: float = flag(
         0.0,
         "probability that a box of 2 to 40 percent of a training image is replaced by random "

@@ -112,6 +112,24 @@ def scale_loss(graph: Graph, factor: float) -> None:
         node.attrs["grad_scale"] = str(factor)
 
 
+def weigh_loss(graph: Graph) -> None:
+    """Multiply the gradient of each image by the sum of its label, of the shape (N, classes).
+
+    SoftmaxOutput has no weights. It reads what it read, bit for bit: x + weight * (logits - x) with
+    x = logits, whose gradient is stopped in x.
+    """
+    for node in graph.operators("SoftmaxOutput"):
+        logits, label = node.inputs
+
+        def add(op: str, *inputs: Edge, **attrs: str) -> Edge:
+            return Edge(Node(op, f"class_weights_{op}", attrs, list(inputs)))
+
+        weight = add("sum", label, axis="1", keepdims="True")
+        still = add("BlockGrad", logits)
+        weighed = add("broadcast_mul", add("elemwise_sub", logits, still), weight)
+        node.inputs = [add("elemwise_add", still, weighed), add("broadcast_div", label, weight)]
+
+
 def draw_by_mxnet_seed(graph: Graph) -> None:
     """Have dropout on a GPU follow mx.random.seed.
 

@@ -48,6 +48,9 @@ class RunningNetwork:
         what is between them a second time (Chen et al. 2016, "Training deep nets with sublinear
         memory cost"), through MXNet's `force_mirroring` attribute. Same bits, less memory.
 
+    weighted : labels are of the shape (N, classes); the sum of a row is what the gradient of its
+        image is multiplied by.
+
     symbol : the symbol that runs.
     saved_shapes, shapes : entry of the .params file -> shape, as saved and as it runs.
 
@@ -62,6 +65,7 @@ class RunningNetwork:
         dtype: str = "float32",
         for_training: bool = True,
         memonger: bool = False,
+        weighted: bool = False,
     ):
         graph = Graph.of(saved)
         if device_type == "cpu" or dtype == "float16":
@@ -81,9 +85,11 @@ class RunningNetwork:
                 rewriting.average_statistics_twice(graph)
         if memonger:
             rewriting.recompute_in_backward(graph)
-        self.symbol = graph.symbol()
         self.saved_shapes = parameter_shapes(saved)
-        self.shapes = parameter_shapes(self.symbol)
+        self.shapes = parameter_shapes(graph.symbol())
+        if weighted:
+            rewriting.weigh_loss(graph)
+        self.symbol = graph.symbol()
 
     def pad(self, entry: str, array: np.ndarray) -> np.ndarray:
         """Return `array`, of the shape in which `entry` is saved, in the shape in which it runs.
@@ -113,8 +119,8 @@ class RunningModule(mx.mod.Module):
     Parameters go in and come out as those of the network as it is saved; `saved_form` and
     `running_form` do the same for whatever has a parameter's shape.
 
-    symbol : the network as it is saved. context, dtype, memonger : as for `RunningNetwork`, the
-    device of the first context. kwargs : as for mx.mod.Module.
+    symbol : the network as it is saved. context, dtype, memonger, weighted : as for
+    `RunningNetwork`, the device of the first context. kwargs : as for mx.mod.Module.
 
     loss_scale : what the gradients are multiplied by.
     """
@@ -125,10 +131,13 @@ class RunningModule(mx.mod.Module):
         context: List[mx.Context],
         dtype: str = "float32",
         memonger: bool = False,
+        weighted: bool = False,
         **kwargs: Any,
     ):
         self._saved = symbol
-        self._running = RunningNetwork(symbol, context[0].device_type, dtype, memonger=memonger)
+        self._running = RunningNetwork(
+            symbol, context[0].device_type, dtype, memonger=memonger, weighted=weighted
+        )
         self.loss_scale = LOSS_SCALE if dtype == "float16" else 1
         super().__init__(self._running.symbol, context=context, **kwargs)
 

@@ -4,10 +4,11 @@ import math
 from typing import NamedTuple, Optional, Tuple
 
 import mxnet as mx
+import numpy as np
 
 from data.inspect import Images
 from data.iterators import EpochIter, fitting_batch_size, part_sizes, record_args, training_args
-from data.mixing import Mixing, MixingIter
+from data.mixing import Mixing, MixingIter, balanced_weights
 from model.arguments import Devices
 from model.checkpoint import Place
 from model.job.cluster import Cluster
@@ -51,11 +52,19 @@ def training_iter(
         {**arguments, **shard}, plan.training.seed, place.epoch, place.batch, batches
     )
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.random_erasing)
-    if not mixing:
+    weights = class_weights(plan, images)
+    if not mixing and weights is None:
         return epochs
     return MixingIter(
-        epochs, mixing, images.num_classes, recipe.label_smoothing, origin.mean, origin.std
+        epochs, mixing, images.num_classes, recipe.label_smoothing, origin.mean, origin.std, weights
     )
+
+
+def class_weights(plan: Plan, images: Images) -> Optional[np.ndarray]:
+    """Return what the gradients of each class are multiplied by, None for nothing."""
+    if plan.recipe.class_weights == "none" or not images.class_counts:
+        return None
+    return balanced_weights(images.class_counts)
 
 
 def validation_images(run: Run, cluster: Cluster) -> ValidationImages:

@@ -10,6 +10,7 @@ from model.network.params import ndarray_params, numpy_params
 from model.network.running import RunningModule
 from model.training import state
 from model.training.average import Average, averaged, what_is_averaged
+from model.training.batches import class_weights
 from model.training.finetune import frozen_params, training_symbol
 from model.training.run import Run
 
@@ -66,6 +67,7 @@ class ResumableModule(SynchronizedModule):
         may be fewer.
     ema : decay of the average of what is trained (`model.training.average`), 0 for none.
     cluster : the workers that train it. All of them call the methods that take out state.
+    weighted : as for `RunningModule`.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class ResumableModule(SynchronizedModule):
         batches: int = 0,
         ema: float = 0,
         cluster: Optional[Cluster] = None,
+        weighted: bool = False,
     ):
         self._accumulate, self._batches = accumulate, batches
         self._update_is_due = True
@@ -88,7 +91,13 @@ class ResumableModule(SynchronizedModule):
         self._average: Optional[Average] = None
         self._states_to_restore: Optional[state.Arrays] = None
         super().__init__(
-            symbol, context, dtype, memonger, cluster=cluster or Cluster(), fixed_param_names=frozen
+            symbol,
+            context,
+            dtype,
+            memonger,
+            weighted,
+            cluster=cluster or Cluster(),
+            fixed_param_names=frozen,
         )
 
     # A step of training
@@ -255,4 +264,5 @@ def module_of(run: Run, cluster: Cluster) -> ResumableModule:
         run.batches,
         method.ema,
         cluster,
+        class_weights(run.plan, run.images) is not None,
     )

@@ -21,6 +21,7 @@ from model.network import Network
 from model.network.params import check_finite, check_params, numpy_params
 from model.plan import Plan, own_paths
 from model.training.average import AveragedCheckpoints
+from model.training.batches import class_weights
 from model.training.claiming import announce_disk, check_disk, claim_checkpoints
 from model.training.hardware import Contexts, agree_on_dtype, check_memory, choose_contexts
 from model.training.origin import Architecture, Origin, build_network, origin_of, pretrained_params
@@ -253,6 +254,12 @@ def announce_run(run: Run, cluster: Cluster) -> None:
         run.notices.info(
             "images are mixed: training figures count a mixture as the class with the larger "
             "share; validation images are not mixed"
+        )
+    weights = class_weights(run.plan, images)
+    if weights is not None:
+        run.notices.info(
+            f"--class-weights balanced: gradients times {weights[weights > 0].min():.3g} to "
+            f"{weights.max():.3g}, by class"
         )
     if accumulate > 1:
         together = accumulate * training.batch_size * cluster.workers

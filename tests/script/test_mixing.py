@@ -6,7 +6,7 @@ import pytest
 
 import symbol_xception
 from data.iterators import SyntheticIter
-from data.mixing import Mixing, MixingIter
+from data.mixing import Mixing, MixingIter, balanced_weights
 from model.network.params import initial_params
 from model.network.scores import new_metric
 from model.training.finetune import frozen_params, training_symbol
@@ -14,7 +14,10 @@ from model.training.module import ResumableModule
 from tests.runs import digest, entries, figures, start_until
 from tests.script.conftest import arguments
 
-FLAGS = ["--mixup=0.4", "--cutmix=1", "--random-erasing=0.5", "--label-smoothing=0.1"]
+FLAGS = [
+    "--mixup=0.4", "--cutmix=1", "--random-erasing=0.5", "--label-smoothing=0.1",
+    "--class-weights=balanced",
+]  # fmt: skip
 
 
 def test_a_mixed_run_resumes_exactly(run, records, through, tmp_path):
@@ -81,6 +84,37 @@ def test_devices_share_a_mixed_batch():
     assert figures_of_one["cross-entropy"] == pytest.approx(
         -np.log(p[range(6), main]).mean(), rel=1e-4
     )
+
+
+@pytest.mark.parametrize("mixing", [Mixing(), Mixing(mixup=1)], ids=["whole", "mixed"])
+def test_classes_have_weights(mixing):
+    """The gradient is weight * (p - label); p, and so the figures, are as without."""
+    symbol = symbol_xception.get_xception_symbol(5, (4, 4, 6, 6, 8, 8, 10), dropout=0)
+    weights = balanced_weights([40, 10, 20, 0, 30])
+    assert weights @ [40, 10, 20, 0, 30] == pytest.approx(100) and weights[3] == 0
+    images = SyntheticIter(6, (3, 32, 32), 5, batches=1)
+    labels = mx.nd.array([0, 1, 2, 4, 4, 0])
+    images._labels = labels
+    mixed = MixingIter(images, mixing, 5, 0.1, weights=weights)
+    batch = mixed.next()
+    mx.random.seed(0)
+    params = initial_params(symbol, mx.init.Xavier())
+    outputs = []
+    for weighted in (True, False):
+        module = ResumableModule(symbol, [mx.cpu()], weighted=weighted)
+        module.bind(mixed.provide_data, mixed.provide_label)
+        module.init_params(None, *params)
+        module.forward_backward(batch)
+        outputs.append(module.get_outputs()[0].asnumpy())
+        if weighted:
+            gradient = module.gradients()["fc1_bias"][0].asnumpy()
+    np.testing.assert_array_equal(*outputs)
+    rows = batch.label[0].asnumpy()
+    weight = rows.sum(axis=1, keepdims=True)
+    if not mixing:
+        np.testing.assert_allclose(weight[:, 0], weights[labels.asnumpy().astype(int)], rtol=1e-6)
+    expected = (weight * (outputs[0] - rows / weight)).sum(axis=0)
+    np.testing.assert_allclose(gradient, expected, atol=1e-5)
 
 
 def test_the_classifier_learns_from_mixed_labels():
