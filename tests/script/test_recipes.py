@@ -64,7 +64,7 @@ def test_a_recipe_is_defaults_and_any_flag_overrides_it():
         ("--mixup=-1", "0, or from 0.01 to 100"),
         ("--cutmix=0.001", "0, or from 0.01 to 100"),
         ("--random-erasing=1.5", "from 0 to 1"),
-        ("--cutmix=1 --batch-size=1", "--cutmix: an image alone in its batch"),
+        ("--cutmix=1 --batch-size=1", "--cutmix: needs a --batch-size of at least 2"),
         ("--patience=3 --data-val=", "--patience is for runs with validation"),
         ("--patience=3 --kv-store=dist_async", "--patience: not with --kv-store dist_async"),
         ("--accumulate=2 --kv-store=dist_async", "not with --kv-store dist_async"),
