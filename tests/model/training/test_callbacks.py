@@ -86,9 +86,17 @@ def test_a_signal_waits_for_the_next_place_and_handlers_are_put_back():
     ],
 )  # fmt: skip
 def test_what_mxnet_raises_is_one_line_with_a_way_out(error, line):
-    figures = SimpleNamespace(metric=None)
     callbacks = Callbacks(
-        None, None, Start.anew(0.1), figures, None, None, Stopping(Cluster()), Cluster(), NoReport()
+        module=None,
+        batches=None,
+        start=Start.anew(0.1),
+        figures=SimpleNamespace(metric=None),
+        writer=None,
+        validation=None,
+        stopping=Stopping(Cluster()),
+        patience=Patience(None),
+        cluster=Cluster(),
+        report=NoReport(),
     )
     with pytest.raises(ModelError, match=f"^{line}$"), callbacks.around_fit():
         raise error
