@@ -137,9 +137,10 @@ case "${1-}" in
     if python -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
       .venv-torch/bin/python -c '' 2>/dev/null || python -m venv --clear .venv-torch
       # timm without what it needs for data and downloads alone, torchvision above all.
-      install .venv-torch tests tests/requirements-torch.txt \
-        && PIP_NO_DEPS=1 install .venv-torch timm tests/requirements-timm.txt \
-        || say "setup: no PyTorch: the tests against timm are skipped"
+      if ! { install .venv-torch tests tests/requirements-torch.txt \
+        && PIP_NO_DEPS=1 install .venv-torch timm tests/requirements-timm.txt; }; then
+        say "setup: no PyTorch: the tests against timm are skipped"
+      fi
     fi
     python -m pytest "$@"
     ;;

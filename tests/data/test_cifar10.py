@@ -243,5 +243,5 @@ def test_cifar10_records_of_another_source_are_not_taken_for_these(tmp_path, cap
     error = refused(
         capsys, cifar10.main([str(tmp_path / "images"), "--out", str(tmp_path / "out")])
     )
-    assert "of other images" in error
+    assert "holds other images" in error
     assert files_in(tmp_path / "out") == before

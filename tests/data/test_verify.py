@@ -387,7 +387,7 @@ def test_a_pair_of_one_file_is_refused(pair, tmp_path):
     validation.write_bytes(training.read_bytes())
     validation.with_suffix(".idx").unlink()
     for other in (training, tmp_path / "link.rec", validation):
-        with pytest.raises(DataError, match="what was trained on"):
+        with pytest.raises(DataError, match="validation on the training images"):
             check_pair(training, other)
 
 

@@ -280,7 +280,7 @@ def test_the_loss_of_any_role_ends_the_job(train):
         assert set(codes.values()) == {1}, (role, codes)
         if role != "scheduler-0":
             kind = role.split("-")[0]
-            assert re.search(rf"error: lost {kind} \d: no sign", job.output("scheduler-0"))
+            assert re.search(rf"error: lost {kind} \d: no heartbeat", job.output("scheduler-0"))
         for name in codes:
             if name != "scheduler-0":
                 last = job.output(name).splitlines()[-1]
@@ -356,7 +356,7 @@ def test_what_workers_disagree_on_ends_all_of_them(train):
     assert codes == {"scheduler-0": 0, "server-0": 0, "worker-0": 2, "worker-1": 2}
     for output in job.outputs():
         assert re.search(
-            r"error: seed is [01] for worker 0, and [01] for worker 1: all need", output
+            r"error: seed is [01] for worker 0, and [01] for worker 1: all workers need", output
         )
 
 
