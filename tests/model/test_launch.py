@@ -214,7 +214,7 @@ def test_local_job_ends_as_its_workers_do(records, tmp_path):
 
 def test_a_shell_restarts_a_job_until_it_is_done(records, tmp_path):
     """A worker is killed."""
-    given = [*records.arguments, "--model-prefix=x", "--log-file=x.log", "--num-epochs=3"]
+    given = [*records.thin, "--model-prefix=x", "--log-file=x.log", "--num-epochs=3"]
     line = SUPERVISED.replace("model/launch/local.sh", f"{LAUNCH}/local.sh", 1)
     line = line.replace(
         "--gpus= --checkpoint-batches 500", f"{shlex.join(given)} --checkpoint-batches 1"
