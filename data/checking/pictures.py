@@ -35,11 +35,10 @@ def draw(
         rec = str(Path(folder, "shown.rec"))
         writer = mx.recordio.MXRecordIO(rec, "w")
         for found in shown:
-            record = found.record or b""
-            label, _, image = unpacked(record)
+            label, _, image = unpacked(found.content)
             labels.append(f"{label} {names[label]}" if names and label < len(names) else str(label))
             samples.append(decode(image)[:, :, ::-1])
-            writer.write(record)
+            writer.write(found.content)
         writer.close()
         in_order = {"path_imgrec": rec, "batch_size": len(shown), "shuffle": False}
         batch = EpochIter({**augmented_args(short_sides(samples).common), **in_order}).next()

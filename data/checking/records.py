@@ -117,9 +117,8 @@ def verify(
                 bar.write(f"{path}: {found.place}: {problem}")
                 continue
             good += 1
-            record = found.record or b""
-            without_checksum += not has_checksum(record)
-            altered += is_seen_otherwise(unpacked(record).image)
+            without_checksum += not has_checksum(found.content)
+            altered += is_seen_otherwise(unpacked(found.content).image)
             if copy:
                 copy(found)
             if len(shown) < show:
@@ -172,7 +171,7 @@ def _copying(target: Path, index: Optional[np.ndarray]) -> Iterator[Callable[[Fo
         with writing(part, part.with_suffix(".idx")) as writer:
 
             def copy(found: Found) -> None:
-                record = found.record or b""
+                record = found.content
                 own = unpacked(record).number if has_checksum(record) else found.number
                 writer.write_idx(numbers.get(found.offset, own), record)
 

@@ -77,6 +77,12 @@ class Found:
     def place(self) -> str:
         return f"record {self.number} at byte {self.offset}"
 
+    @property
+    def content(self) -> bytes:
+        """The record, which must be there."""
+        assert self.record is not None, f"{self.place}: {self.problem}"
+        return self.record
+
 
 class _Damage(Exception):
     pass

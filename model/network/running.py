@@ -86,10 +86,11 @@ class RunningNetwork:
         if memonger:
             rewriting.recompute_in_backward(graph)
         self.saved_shapes = parameter_shapes(saved)
-        self.shapes = parameter_shapes(graph.symbol())
+        self.symbol = graph.symbol()
+        self.shapes = parameter_shapes(self.symbol)
         if weighted:
             rewriting.weigh_loss(graph)
-        self.symbol = graph.symbol()
+            self.symbol = graph.symbol()
 
     def pad(self, entry: str, array: np.ndarray) -> np.ndarray:
         """Return `array`, of the shape in which `entry` is saved, in the shape in which it runs.

@@ -88,7 +88,7 @@ def digits(setup: Setup) -> Path:
         return folder
     for name, count in (("train", _FEW), ("val", _FEW // 4)):
         if not (few / f"{name}.rec").exists():
-            found = (unpacked(each.record or b"") for each in walk(folder / f"{name}.rec"))
+            found = (unpacked(each.content) for each in walk(folder / f"{name}.rec"))
             items = ((label, image) for label, _, image in itertools.islice(found, count))
             write_records(few / f"{name}.rec", items, count)
     return few
