@@ -13,6 +13,7 @@ from model.checkpoint import ndarray_file
 from tests.warm import Warm
 
 ROOT = Path(__file__).parent.parent
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 
 
 def command(*args):
@@ -20,9 +21,10 @@ def command(*args):
 
 
 def start(folder, *args, **environment):
-    """Run the script in `folder`; with variables of its environment, in a new process of Python."""
-    if not environment:
-        return _warm().run(command(*args)[2:], folder, timeout=300)
+    """Run the script in `folder`, with `environment` beside this process' variables."""
+    if all(name.startswith(("DMLC_", "PS_")) for name in environment):
+        return warm().run(command(*args)[2:], folder, 300, {**os.environ, **environment})
+    # What is read when Python begins, or when MXNet is imported.
     return subprocess.run(
         command(*args),
         cwd=folder,
@@ -34,8 +36,13 @@ def start(folder, *args, **environment):
 
 
 @lru_cache(maxsize=None)
-def _warm():
+def warm():
     return Warm()
+
+
+def begin(folder, *args, **kwargs) -> subprocess.Popen:
+    """Start the script in `folder`; kwargs : as of Warm.start."""
+    return warm().start(command(*args)[2:], folder, **kwargs)
 
 
 def start_until(moment, folder, *args) -> subprocess.Popen:
@@ -44,14 +51,8 @@ def start_until(moment, folder, *args) -> subprocess.Popen:
     SIGCONT has it go on."""
     what, name = moment.split(" ", 1)
     name, number = name.rsplit(" ", 1) if name[-2:] == " 2" else (name, "1")
-    moments = [sys.executable, "-u", str(ROOT / "tests" / "moments.py"), what, name, number]
-    process = subprocess.Popen(
-        [*moments, *command(*args)[2:]],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    moments = [ROOT / "tests" / "moments.py", what, name, number]
+    process = warm().start([*moments, *command(*args)[2:]], folder, **PIPES)
     # Up to there, what it says fits into the pipes.
     state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     if state.si_code != os.CLD_STOPPED:

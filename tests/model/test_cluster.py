@@ -20,7 +20,7 @@ from model.network.params import numpy_params
 from model.training.module import ResumableModule
 from symbol_xception import get_xception_symbol
 from tests.networks import THIN
-from tests.runs import ROOT, command, refused
+from tests.runs import ROOT, command, refused, warm
 
 _BEATS = {"PS_HEARTBEAT_INTERVAL": "1", "PS_HEARTBEAT_TIMEOUT": "4"}
 
@@ -39,8 +39,8 @@ class Job:
     ps-lite numbers the workers is not known beforehand."""
 
     def __init__(self, folder, workers, servers, commands, hosts=None):
-        """commands : number of a worker -> its command line. hosts : name of a role -> (what to
-        begin its command with, its address)."""
+        """commands : number of a worker -> its script and arguments. hosts : name of a role ->
+        (what to begin its command with, its address)."""
         self.folder = folder
         hosts = hosts or (lambda name: ([], "127.0.0.1"))
         shared = {
@@ -60,12 +60,16 @@ class Job:
                 name = f"{role}-{number}"
                 (folder / name).mkdir(parents=True, exist_ok=True)
                 before, address = hosts(name)
-                given = [*before, *commands(number if role == "worker" else 0)]
+                given = commands(number if role == "worker" else 0)
                 own = {**shared, "DMLC_ROLE": role, "DMLC_NODE_HOST": address}
                 with open(folder / name / "out", "w") as out:
-                    self.processes[name] = subprocess.Popen(
-                        given, cwd=folder / name, env=own, stdout=out, stderr=out
-                    )
+                    says = {"env": own, "stdout": out, "stderr": out}
+                    if before:
+                        given = [*before, sys.executable, "-u", *given]
+                        process = subprocess.Popen(given, cwd=folder / name, **says)
+                    else:
+                        process = warm().start(given, folder / name, **says)
+                self.processes[name] = process
 
     def output(self, name):
         """What a role has said: its log where it has one, for not all workers print theirs."""
@@ -116,7 +120,7 @@ def train(records, tmp_path):
             tmp_path / name,
             workers,
             servers,
-            lambda number: command(*given, *of_worker(number)),
+            lambda number: command(*given, *of_worker(number))[2:],
             hosts,
         )
 
@@ -187,7 +191,9 @@ def save_trained(cluster, contexts, part):
 def test_workers_are_one_with_as_many_devices(tmp_path, workers):
     """Parameters, momentum, and the moving statistics of each device, to the bit; and the sums of
     gradients are those of the workers in their order."""
-    job = Job(tmp_path, workers, 2, lambda number: [sys.executable, "-c", _UPDATES])
+    script = tmp_path / "updates.py"
+    script.write_text(_UPDATES)
+    job = Job(tmp_path, workers, 2, lambda number: [script])
     # A process of its own, with as many threads as theirs.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     given = [sys.executable, "-c", _ON_DEVICES, str(workers)]
@@ -412,10 +418,10 @@ os._exit(0)
 
 def test_a_server_runs_no_code_that_is_sent_to_it(tmp_path):
     """MXNet's own would, whatever the type of the kvstore."""
+    script = tmp_path / "attack.py"
+    script.write_text(_ATTACK)
     jobs = {
-        kind: Job(
-            tmp_path / kind, 1, 1, lambda number, kind=kind: [sys.executable, "-c", _ATTACK, kind]
-        )
+        kind: Job(tmp_path / kind, 1, 1, lambda number, kind=kind: [script, kind])
         for kind in ("dist_sync", "dist_async")
     }
     for job in jobs.values():

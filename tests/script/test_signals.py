@@ -10,7 +10,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.runs import command, digest, figures, metrics, start, start_until
+from tests.runs import PIPES, begin, digest, figures, metrics, start, start_until
 from tests.script.conftest import EPOCHS, arguments
 
 
@@ -44,8 +44,8 @@ def test_a_signal_ends_in_a_checkpoint_and_retrain_goes_on_exactly(
 
 def test_a_second_signal_ends_at_once(records, tmp_path):
     """Both signals are there when the batch ends: no checkpoint is written for either."""
-    given = command(*arguments(records), "--model-prefix=x", "--log-file=x.log")
-    process = subprocess.Popen(given, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    given = [*arguments(records), "--model-prefix=x", "--log-file=x.log"]
+    process = begin(tmp_path, *given, stdout=subprocess.PIPE)
     for line in process.stdout:
         if "Epoch[0] Batch [0-5]" in line:
             process.send_signal(signal.SIGTERM)
@@ -98,10 +98,7 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(records, through, tmp_pat
             process = start_until(window, tmp_path, *given)
             process.kill()
         else:
-            process = subprocess.Popen(
-                command(*given), cwd=tmp_path, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+            process = begin(tmp_path, *given, **PIPES)
             if killed < kills():
                 # The first line comes when all is ready to train.
                 first = process.stdout.readline()
