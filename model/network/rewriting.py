@@ -30,12 +30,18 @@ def pad_channels(graph: Graph) -> None:
 
 
 def fuse_relu(graph: Graph) -> None:
-    """Let a BatchNorm compute the relu after it, if nothing else reads the BatchNorm."""
+    """Let a BatchNorm compute the relu after it, if nothing else reads the BatchNorm.
+
+    The last one stays as it is. oneDNN chooses the layout of the gradient of global pooling, and
+    the backward pass of MXNet 1.9.1's fused operator takes no other than its own: images wider than
+    high, for one, could not be trained on ("could not create a primitive descriptor iterator").
+    """
     readers = graph.readers()
     fused = {}
     for relu in graph.operators("Activation"):
         norm = relu.inputs[0].node
-        if norm.op == "BatchNorm" and readers[norm] == [relu]:
+        is_pooled = any(reader.op == "Pooling" for reader in readers[relu])
+        if norm.op == "BatchNorm" and readers[norm] == [relu] and not is_pooled:
             norm.op = "_contrib_BatchNormWithReLU"
             fused[relu] = norm
     graph.replace(fused)
