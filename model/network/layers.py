@@ -1,6 +1,7 @@
 """The layers of Xception: their names, and what is recognised of them in a symbol."""
 
 import ast
+import math
 import re
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
@@ -116,8 +117,10 @@ def architecture(symbol: mx.sym.Symbol) -> Dict[str, Any]:
         bn_eps = float(nodes["Entry_flow_b1_conv1_bn"]["eps"])
         head = nodes.get(HEAD)
         num_classes = int(head["num_hidden"]) if head else None
+        if min(filter_list) < 1 or filter_list[0] % 2 or not 0 < bn_eps < math.inf:
+            raise ValueError("get_xception_symbol makes no such network")
     except KeyError as error:
-        raise ModelError(f"not this script's network: it has no layer {error}") from None
+        raise ModelError(f"not this script's network: it lacks {error}") from None
     except (ValueError, SyntaxError):
         raise ModelError("not this script's network: it has layers of its names") from None
     return {

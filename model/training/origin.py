@@ -6,6 +6,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import mxnet as mx
 
 from log.notices import Notices
+from model import ModelError
 from model.checkpoint import Generation
 from model.network import Network, load_network
 from model.network.checking import load_symbol
@@ -71,7 +72,8 @@ def build_network(plan: Plan, num_classes: int, origin: Origin) -> Architecture:
     filters = {"reduced": REDUCED_FILTERS, "original": ORIGINAL_FILTERS}
     known: Dict[str, Any] = {"filter_list": REDUCED_FILTERS, "padding": "half", "bn_eps": 2e-5}
     if origin.symbol is not None:
-        known = architecture(origin.symbol)
+        pretrained = plan.finetuning.pretrained if origin.network else None
+        known = _architecture_of(origin.symbol, (pretrained or [plan.saving.model_prefix])[0])
     wanted = plan.network.filters
     filter_list = filters[wanted] if wanted else known["filter_list"]
     names = {numbers: name for name, numbers in filters.items()}
@@ -88,6 +90,13 @@ def build_network(plan: Plan, num_classes: int, origin: Origin) -> Architecture:
     check_image_shape(symbol, plan.data.image_shape)
     saved_filters = names.get(filter_list) or list(filter_list)
     return Architecture(symbol, saved_filters, padding, known["bn_eps"])
+
+
+def _architecture_of(symbol: mx.sym.Symbol, prefix: str) -> Dict[str, Any]:
+    try:
+        return architecture(symbol)
+    except ModelError as error:
+        raise ModelError(f"{prefix}-symbol.json: {error}") from None
 
 
 def pretrained_params(

@@ -1,5 +1,7 @@
 """model/network: what is recognised in a symbol."""
 
+import json
+
 import mxnet as mx
 import pytest
 
@@ -36,6 +38,26 @@ def test_a_network_is_recognised_whatever_it_was_trained_with():
         ('"act_type": "relu"', '"act_type": "tanh"'),
     ):
         assert not is_xception(mx.sym.load_json(symbol.tojson().replace(before, after)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "attribute", "value"),
+    [
+        ("Entry_flow_b1_conv2_conv2d", "num_filter", "3"),
+        ("Entry_flow_b2_conv1_conv2d", "num_filter", "-1"),
+        ("Entry_flow_b1_conv1_bn", "eps", "0"),
+        ("Entry_flow_b1_conv1_bn", "eps", "nan"),
+        ("Entry_flow_b1_conv1_bn", "eps", "inf"),
+    ],
+)
+def test_a_network_that_cannot_be_made_is_another_one(layer, attribute, value):
+    graph = json.loads(get_xception_symbol(7, SMALL).tojson())
+    (node,) = (node for node in graph["nodes"] if node["name"] == layer)
+    node["attrs"][attribute] = value
+    symbol = mx.sym.load_json(json.dumps(graph))
+    assert not is_xception(symbol)
+    with pytest.raises(ModelError, match=r"^not this script's network: it has layers of its names"):
+        architecture(symbol)
 
 
 def test_images_that_are_too_small():

@@ -82,6 +82,22 @@ def test_a_plain_checkpoint_with_a_classifier_of_another_name(run, records, tmp_
     assert f"{warned} (--rgb-mean)\n" in process.stdout
 
 
+def test_a_plain_checkpoint_of_another_network_is_one_line(run, records, tmp_path):
+    """To resume from it, too: its MXNet states are a pickle, which nobody reads."""
+    symbol = mx.sym.FullyConnected(mx.sym.var("data"), num_hidden=10, name="fc1")
+    symbol = mx.sym.SoftmaxOutput(symbol, name="softmax")
+    params = {"fc1_weight": mx.nd.ones((10, 768)), "fc1_bias": mx.nd.ones(10)}
+    mx.model.save_checkpoint(str(tmp_path / "x"), 1, symbol, params, {})
+    (tmp_path / "x-0001.states").write_bytes(b"cposix\nmkdir\n(Vbroken-into\ntR.")
+    for flags, says in (
+        ("--pretrained=x,1 --model-prefix=y", "x-symbol.json: not this script's network: it lacks"),
+        ("--retrain --model-prefix=x", "x-0001.params has no x-0001.json: not written by this"),
+        ("--retrain=auto --model-prefix=x", "x-0001.params has no x-0001.json: not written by"),
+    ):
+        assert says in refused(run(*records.arguments, *flags.split()))
+    assert not (tmp_path / "broken-into").exists()
+
+
 def test_fine_tuning_keeps_the_network_and_its_pixels(run, records, tmp_path):
     """Keras' padding and epsilon, filters of nobody's, and [-1, 1]: as the checkpoint says."""
     filters = (4, 4, 6, 6, 8, 8, 10)
