@@ -142,6 +142,15 @@ case "${1-}" in
         say "setup: no PyTorch: the tests against timm are skipped"
       fi
     fi
+    # 2 GB of wheels, for the test that is marked as slow. From nothing if requirements.txt has
+    # changed: it is what the test is about.
+    if [[ $* != *"not slow"* ]]; then
+      if ! .venv-cuda/bin/python -c '' 2>/dev/null \
+        || [ "$(cat .venv-cuda/installed-cuda 2>/dev/null)" != "$(cksum <requirements.txt)" ]; then
+        python -m venv --clear .venv-cuda
+      fi
+      install .venv-cuda cuda requirements.txt
+    fi
     python -m pytest "$@"
     ;;
   lint)
