@@ -9,7 +9,8 @@ from model.selftest.setup import Result, Setup, attempt
 
 #: The validation accuracy that must be reached. Measured on CPUs, 5 epochs, by seed: see README.md.
 ACCURACY = 0.93
-#: The same of the small networks, in 3 epochs: more than by guessing, 0.1.
+#: The same of the small networks, in 7 epochs: more than by guessing, 0.1. Measured: 0.36 to 0.54
+#: by seed; after 3 epochs 0.18 to 0.31, by the rounding of the CPU as well.
 SMALL_ACCURACY = 0.2
 
 
@@ -24,7 +25,7 @@ def check(setup: Setup) -> List[Result]:
 
 
 def _train(setup: Setup, dtype: str, least: float) -> Tuple[bool, str]:
-    epochs = ["--num-epochs=3"] if setup.small else ["--num-epochs=5", "--lr-steps=3,4"]
+    epochs = ["--num-epochs=7"] if setup.small else ["--num-epochs=5", "--lr-steps=3,4"]
     # Of more devices each would have too few images of a batch for its BatchNorm.
     two = replace(setup, ids=setup.ids[:2])
     printed = runs.train_on_digits(two, f"training-{dtype}", [*epochs, f"--dtype={dtype}"])
