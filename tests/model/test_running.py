@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data.iterators import EpochIter
+from model import quantize
 from model.devices import has_bfloat16
 from model.network import rewriting
 from model.network.inference import bind_for_inference
@@ -334,10 +335,10 @@ def test_inference_gives_the_saved_networks_output(features):
 
 @pytest.fixture(scope="module")
 def trained(digits, tmp_path_factory):
-    """A network of the digits, of a third of the default filters, trained just long enough to know
+    """A network of the digits, of a sixth of the default filters, trained just long enough to know
     most of them."""
     folder = tmp_path_factory.mktemp("trained")
-    save_network(folder / "thin", (32, 32, 64, 100, 128, 192, 256))
+    save_network(folder / "thin", (16, 32, 32, 52, 64, 96, 128))
     process = start(
         folder,
         *("--data-type=digits", "--gpus=", "--batch-size=64", "--num-epochs=5", "--mom=0.5"),
@@ -358,20 +359,22 @@ def record_args(records, batch_size):
     }
 
 
-def test_int8_keeps_the_accuracy(trained, digits):
+def test_int8_keeps_the_accuracy(trained, digits, capsys):
     """Within half a point of float32's on the 1,797 digits; and it is int8 that runs."""
-    command = [sys.executable, "-m", "model.quantize", str(trained), "5", f"{trained}-int8"]
+    arguments = [str(trained), "5", f"{trained}-int8", "--calibrate"]
 
-    def quantize(records):
-        return subprocess.run(
-            [*command, "--calibrate", str(records)], cwd=ROOT, capture_output=True, text=True
-        )
+    def refused(records):
+        capsys.readouterr()
+        return quantize.main([*arguments, str(records)]), capsys.readouterr().err
 
-    wrong = quantize(ROOT / "README.md")
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
-    missing = quantize(digits / "none.rec")
-    assert missing.returncode == 2 and missing.stderr.endswith("none.rec is missing\n")
-    done = quantize(digits / "train.rec")
+    code, error = refused(ROOT / "README.md")
+    assert code == 1 and error.count("\n") == 1
+    code, error = refused(digits / "none.rec")
+    assert code == 2 and error.endswith("none.rec is missing\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "model.quantize", *arguments, str(digits / "train.rec")],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     accuracies = []
     for prefix in (str(trained), f"{trained}-int8"):
@@ -393,5 +396,5 @@ def test_int8_keeps_the_accuracy(trained, digits):
     assert accuracies[0] > 0.8
     assert abs(accuracies[1] - accuracies[0]) <= 0.005
     assert "_contrib_quantize_v2" in network.symbol.tojson()
-    refused = quantize(digits / "train.rec")
-    assert refused.returncode == 2 and "choose another prefix" in refused.stderr
+    code, error = refused(digits / "train.rec")
+    assert code == 2 and "choose another prefix" in error
