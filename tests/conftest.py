@@ -1,5 +1,6 @@
 """The environment of all tests; small records; a run of the script."""
 
+import fcntl
 import itertools
 import os
 import shutil
@@ -24,6 +25,30 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# First, by one process of pytest-xdist, while the others do the rest: at the end they would have
+# nothing to do but wait for them. They wait themselves, for other processes or a heartbeat.
+_LONG = (
+    "test_a_stopped_and_a_killed_job_go_on_exactly_from_one_disk",
+    "test_killed_at_any_moment_it_ends_in_the_same_bits",
+    "test_the_loss_of_any_role_ends_the_job",
+    "test_a_shell_restarts_a_job_until_it_is_done",
+    "test_a_cut_link_ends_the_job",
+    "test_local_job_ends_as_its_workers_do",
+    "test_cuda_build_is_usable_from_any_script",
+    "test_compressed_and_asynchronous_jobs_train",
+    "test_workers_are_one_with_as_many_devices",
+    "test_a_server_runs_no_code_that_is_sent_to_it",
+)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.originalname
+        return _LONG.index(name) if name in _LONG else len(_LONG)
+
+    items.sort(key=place)
+
+
 class Records:
     """The first 96 and 40 of the digits, in `folder`, and the arguments that train on them: 12
     batches an epoch of 16x16 crops.
@@ -44,33 +69,56 @@ class Records:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    """Folder with the records of the digits."""
-    folder = tmp_path_factory.mktemp("digits")
-    subprocess.run(
-        [sys.executable, "-m", "data.digits.prepare", "--out", str(folder)], cwd=ROOT, check=True
-    )
-    return folder
+def once(tmp_path_factory):
+    """Return (name, make) -> folder, which make(folder) fills, once for all workers of xdist."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def folder_of(name, make):
+        folder, unfinished = shared / name, shared / f"{name}-unfinished"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return folder_of
 
 
 @pytest.fixture(scope="session")
-def records(digits, tmp_path_factory):
+def digits(once):
+    """Folder with the records of the digits."""
+
+    def make(folder):
+        words = [sys.executable, "-m", "data.digits.prepare", "--out", str(folder)]
+        subprocess.run(words, cwd=ROOT, check=True)
+
+    return once("digits", make)
+
+
+@pytest.fixture(scope="session")
+def records(digits, once):
     # Loaded in the environment that is prepared above.
     import mxnet as mx
 
     from tests.networks import THIN, save_network
 
-    folder = tmp_path_factory.mktemp("records")
-    for name, count in (("train", 96), ("val", 40)):
-        source = mx.recordio.MXRecordIO(str(digits / f"{name}.rec"), "r")
-        target = mx.recordio.MXIndexedRecordIO(
-            str(folder / f"{name}.idx"), str(folder / f"{name}.rec"), "w"
-        )
-        for i in range(count):
-            target.write_idx(i, source.read())
-        target.close()
-    save_network(folder / "thin", THIN)
-    return Records(folder)
+    def make(folder):
+        for name, count in (("train", 96), ("val", 40)):
+            source = mx.recordio.MXRecordIO(str(digits / f"{name}.rec"), "r")
+            target = mx.recordio.MXIndexedRecordIO(
+                str(folder / f"{name}.idx"), str(folder / f"{name}.rec"), "w"
+            )
+            for i in range(count):
+                target.write_idx(i, source.read())
+            target.close()
+        save_network(folder / "thin", THIN)
+
+    return Records(once("records", make))
 
 
 @pytest.fixture(scope="session")

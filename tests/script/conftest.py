@@ -9,12 +9,14 @@ LOGS = {"x.log", "x-metrics.jsonl", "x-config.json"}
 
 
 @pytest.fixture(scope="session")
-def through(records, tmp_path_factory):
+def through(records, once):
     """A run of 4 epochs that nothing interrupts, of the thin network; its folder."""
-    folder = tmp_path_factory.mktemp("through")
-    done = start(folder, *arguments(records), "--model-prefix=x", "--log-file=x.log")
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder):
+        done = start(folder, *arguments(records), "--model-prefix=x", "--log-file=x.log")
+        assert done.returncode == 0, done.stderr
+
+    return once("through", make)
 
 
 def arguments(records):

@@ -1,8 +1,6 @@
 """Keras' Xception, with random weights, and the files it writes."""
 
-import fcntl
 import os
-import shutil
 import subprocess
 
 import pytest
@@ -14,27 +12,6 @@ from tests.model.convert.networks import randomize
 from tests.runs import ROOT
 
 KERAS_3 = ROOT / ".venv-keras3" / "bin" / "python"
-
-
-@pytest.fixture(scope="session")
-def once(tmp_path_factory):
-    """Return (name, make) -> folder, which make(folder) fills, once for all workers of xdist."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-
-    def folder_of(name, make):
-        folder, unfinished = shared / name, shared / f"{name}-unfinished"
-        with open(shared / f"{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.exists():
-                shutil.rmtree(unfinished, ignore_errors=True)
-                unfinished.mkdir()
-                make(unfinished)
-                unfinished.rename(folder)
-        return folder
-
-    return folder_of
 
 
 @pytest.fixture(scope="session")
