@@ -59,7 +59,7 @@ class JobCluster(Cluster):
             statuses = [status for status, _ in self._headers(status, 0)]
         if reached:
             self._watch.waits_for(
-                f"all that comes after {reached}: the other workers, a server, or the records"
+                f"progress after {reached}: the other workers, a server, or the records"
             )
         return statuses
 

@@ -48,7 +48,7 @@ JOB = {
 # Lines that take a job of several workers, of which one hangs, is killed or has other records, as
 # in test_cluster.py. Here they are found in the source.
 OF_JOBS = (
-    "waited 600 s for all that comes after",
+    "waited 600 s for progress after",
     "no heartbeat of the scheduler",
     "lost worker 1",
     "lr is 0.1 for worker 0",
