@@ -47,7 +47,7 @@ def by_data_type(text: Callable[[DataSet], object]) -> str:
 
 @dataclass(frozen=True)
 class Data(Flags):
-    """Which records, and what the network sees of them."""
+    """Which records, and how they enter the network."""
 
     TITLE = "data"
 
@@ -129,7 +129,7 @@ class Data(Flags):
 
 
 def complete_data(values: Dict[str, Any]) -> Dict[str, Any]:
-    """Return the values of all flags with those that the data set gives where none was given."""
+    """Return the values of all flags, completed by those of the data set."""
     data = DATASETS[values["data_type"]]
     folder = values["data_dir"] or f"./data/{values['data_type']}/"
     defaults = {

@@ -1,4 +1,4 @@
-"""What is drawn at random for a training image: the levels of 2017, and flags for all of it.
+"""Random changes of training images: the levels of the 2017 script, and a flag for each change.
 
 The flags have the names of MXNet's image-classification scripts. Some arguments of ImageRecordIter
 are left out: it does not read `min_img_size`, `mirror` turns all images alike, and
@@ -48,7 +48,7 @@ _UNCOVERS = ("pad", "max_rotate_angle", "max_shear_ratio", "max_aspect_ratio", "
 
 @dataclass(frozen=True)
 class Augmentation(Flags):
-    """What replaces parts of the data set's augmentation; None for what does not."""
+    """Changes to the data set's augmentation; None keeps the data set's value."""
 
     TITLE = "augmentation"
     DESCRIPTION = "of the training images; each flag overrides that part of --aug-level"
@@ -76,7 +76,7 @@ class Augmentation(Flags):
         "to as much as X; with --random-resized-crop also of width / height",
     )
     min_random_aspect_ratio: Optional[float] = _drawn(
-        "min_aspect_ratio", _between(0.1, 10), "X", "least height / width"
+        "min_aspect_ratio", _between(0.1, 10), "X", "smallest height / width"
     )
     max_random_rotate_angle: Optional[int] = _drawn(
         "max_rotate_angle", _between(0, 360, int), "N", "turn by up to N degrees"
@@ -97,19 +97,23 @@ class Augmentation(Flags):
         "cut out a random share of the area, and resize that, as for Inception",
     )
     max_random_area: Optional[float] = _drawn(
-        "max_random_area", _between(0.01, 1), "X", "its largest share"
+        "max_random_area", _between(0.01, 1), "X", "largest share of the area"
     )
     min_random_area: Optional[float] = _drawn(
         "min_random_area",
         _between(0.01, 1),
         "X",
-        "smallest share of that area; 0.08 is usual, MXNet's default is 1",
+        "smallest share of the area; 0.08 is usual, MXNet's default is 1",
     )
     max_crop_size: Optional[int] = _drawn(
         "max_crop_size", whole(1), "N", "cut out a square of up to N pixels, and resize that"
     )
-    min_crop_size: Optional[int] = _drawn("min_crop_size", whole(1), "N", "its least size")
-    brightness: Optional[float] = _drawn("brightness", _between(0, 1), "X", "times 1 - X to 1 + X")
+    min_crop_size: Optional[int] = _drawn(
+        "min_crop_size", whole(1), "N", "smallest size of that square"
+    )
+    brightness: Optional[float] = _drawn(
+        "brightness", _between(0, 1), "X", "brightness times 1 - X to 1 + X"
+    )
     contrast: Optional[float] = _drawn(
         "contrast", _between(0, 1), "X", "contrast times 1 - X to 1 + X"
     )
@@ -184,7 +188,7 @@ class Augmentation(Flags):
             raise UsageError("--min-random-aspect-ratio needs --max-random-aspect-ratio")
         if given.get("max_aspect_ratio", 0) >= 1 and "min_aspect_ratio" not in given:
             raise UsageError(
-                "--max-random-aspect-ratio: must be below 1, or given with a least one"
+                "--max-random-aspect-ratio: must be below 1 without --min-random-aspect-ratio"
             )
 
     def _check_cut_and_resized(self) -> None:
@@ -203,7 +207,7 @@ class Augmentation(Flags):
             least, most = drawn.get(f"min_{what}"), drawn.get(f"max_{what}", 1)
             if least is not None and least > most:
                 raise UsageError(
-                    f"augmentation: the least {what.replace('_', ' ')} is {least}, above {most}"
+                    f"augmentation: the smallest {what.replace('_', ' ')} is {least}, above {most}"
                 )
         if self.fill_value is not None and not any(drawn.get(name) for name in _UNCOVERS):
-            raise UsageError("--fill-value: nothing here adds a border or uncovers one")
+            raise UsageError("--fill-value: no border is added, and no area left empty")

@@ -26,8 +26,8 @@ class DataSet:
     augmentation: Dict[int, Dict[str, Any]] = field(default_factory=dict)
 
 
-# Levels 1 to 3 of the 2017 script. Scale 0.533 is 256/480: the short side of an image stored with
-# 480 pixels comes to between 256 and 480.
+# Levels 1 to 3 of the 2017 script. Scale 0.533 is 256/480: an image stored with a short side of
+# 480 pixels is scaled to one of 256 to 480.
 _CROP: Dict[str, Any] = {"rand_crop": True, "rand_mirror": True}
 _SCALE_AND_COLOUR: Dict[str, Any] = {
     **_CROP,

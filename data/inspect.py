@@ -1,4 +1,4 @@
-"""What is checked about records before a run: that they can be had, their labels, their images."""
+"""Checks of the records before a run: that they exist, their labels, their images."""
 
 import os
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def require(records: PathLike, prepare: Optional[str]) -> None:
     if "://" in str(records):
         raise DataError(
             f"{records}: MXNet's wheels are built without S3, HDFS and HTTP: copy the file to a "
-            "disk, or mount where it is"
+            "disk, or mount the storage"
         )
     for path in record_files(records):
         if not Path(path).exists():
@@ -105,8 +105,8 @@ def check_pair(training: Records, validation: Records) -> None:
     strangers = np.setdiff1d(validation.labels, training.labels)
     if len(strangers):
         raise DataError(
-            f"{validation.path} has images of {len(strangers)} classes, the first is "
-            f"{strangers[0]:g}, that {training.path} has none of: of another data set?"
+            f"{validation.path} has classes without an image in {training.path}: "
+            f"{len(strangers)}, the first is {strangers[0]:g}: are the files of one data set?"
         )
 
 
@@ -207,7 +207,7 @@ def usable_records(data: Data, notices: Notices) -> List[str]:
 def _classes(path: str, num_classes: int, notices: Notices) -> Optional[List[str]]:
     classes = names_of_classes(path)
     if classes is not None and len(classes) != num_classes:
-        notices.info(f"{len(classes)} names in {CLASSES} for {num_classes} classes: not kept")
+        notices.info(f"{len(classes)} names in {CLASSES} for {num_classes} classes: ignored")
         return None
     return classes
 
@@ -233,8 +233,8 @@ def check_classes(
     more = f" and {len(empty) - 3} others" if len(empty) > 3 else ""
     way_out = ": labels that begin at 1? Classes are numbered from 0" if empty == [0] else ""
     notices.warn(
-        f"{training.path}: no image of class {', '.join(named)}{more}: their outputs learn nothing "
-        f"but not to be right{way_out}"
+        f"{training.path}: no image of class {', '.join(named)}{more}: the network learns never to "
+        f"predict it{way_out}"
     )
 
 
@@ -260,7 +260,7 @@ def check_order(training: Records, notices: Notices) -> None:
 
 
 def check_crop(image_shape: Tuple[int, ...], images: Images, notices: Notices) -> None:
-    """Warn if validation sees less than half of an image from side to side: then the records were
+    """Warn if validation sees less than half of an image's width or height: then the records were
     packed for larger crops, or not resized at all. Also if training enlarges most images."""
     height, width = image_shape[1:]
     least = min(height, width)
@@ -272,8 +272,8 @@ def check_crop(image_shape: Tuple[int, ...], images: Images, notices: Notices) -
             f"sides are {sides.least} to {sides.largest} (not resized)"
         )  # fmt: skip
         notices.warn(
-            f"validation sees the middle {height}x{width} pixels of images whose short {stored}, "
-            "and training pieces of that size: to see more, pack with "
+            f"validation uses only the centre {height}x{width} pixels of images whose short "
+            f"{stored}, and training crops of that size: to use more of each image, pack with "
             "--resize {} --val-resize {}".format(*fitting)
         )
     side = images.train_sides.middle

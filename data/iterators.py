@@ -136,7 +136,7 @@ class EpochIter(mx.io.DataIter):
 
     def _abandon(self) -> None:
         """Never free the iterator: MXNet ends the process when it frees one whose reading thread
-        has come to what is missing."""
+        has reached the end of a truncated file."""
         if self._records is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._records))
         self._records = None
@@ -174,7 +174,7 @@ class EpochIter(mx.io.DataIter):
 
 
 class _WatchedFiles:
-    """Files that nobody should write to: a copy over them, or a program that appends."""
+    """Files that must not change during a run, by a copy over them or a program that appends."""
 
     def __init__(self, paths: List[str]) -> None:
         self._paths = paths
@@ -236,8 +236,8 @@ def _plain(path: str) -> str:
 def first_bad_record(path: PathLike, num_parts: int, part: int, delivered: int) -> Optional[str]:
     """Return which record of a part ImageRecordIter can't decode, and why; None for none.
 
-    It reads a part in the order of the file, megabytes at a time, and shuffles within these: what
-    it failed on is not far from the `delivered` images that it gave before.
+    It reads a part in the order of the file, megabytes at a time, and shuffles within these: the
+    record that it failed on is near the `delivered` images that it gave before.
     """
     records = scan(path)
     numbers = _in_part(records, num_parts, part)

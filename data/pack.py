@@ -7,10 +7,10 @@ folders, or a .lst file of MXNet's im2rec. OUT gets train.rec and val.rec with t
 train.lst and val.lst (which record is which file, as im2rec has them) and classes.txt, the names of
 the classes in the order of the labels.
 
-What im2rec does, and with the same pixels, but: an image that is cut off or damaged is left out, as
-is a file that is not an image, each with its reason; EXIF rotation of WebP is followed; transparent
-pixels become white; GIFs are read; any file name will do; copies of an image are on the same side,
-training or validation; and an interrupted run resumes.
+It does what im2rec does, with the same pixels, except: an image that is cut off or damaged is left
+out, as is a file that is not an image, each with its reason; EXIF rotation of WebP is followed;
+transparent pixels become white; GIFs are read; any file name will do; copies of an image are on the
+same side, training or validation; and an interrupted run resumes.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from log.notices import Notices
 
 
 def add_packing_args(parser: argparse.ArgumentParser) -> None:
-    """Add what says how `pack_files` works, and nothing about its records."""
+    """Add the arguments of `pack_files` that don't affect the records."""
     add_num_thread_arg(parser)
     parser.add_argument(
         "--chunk",
@@ -70,10 +70,10 @@ def _parser() -> OneLineParser:
         type=float,
         default=0.1,
         metavar="X",
-        help="of each class, for validation; 0 for none (default: %(default)s)",
+        help="share of each class for validation; 0 for none (default: %(default)s)",
     )
     parser.add_argument(
-        "--root", type=Path, help="folder that a .lst file's paths begin in (default: that file's)"
+        "--root", type=Path, help="folder of the paths in a .lst file (default: that of the file)"
     )
     _add_pixel_args(parser)
     parser.add_argument(
@@ -81,14 +81,14 @@ def _parser() -> OneLineParser:
         type=whole(0),
         default=0,
         metavar="N",
-        help="of the split and the order of the training images (default: %(default)s)",
+        help="seed of the split and of the order of the training images (default: %(default)s)",
     )
     add_packing_args(parser)
     return parser
 
 
 def _add_pixel_args(parser: argparse.ArgumentParser) -> None:
-    """Add what says how images are stored."""
+    """Add the arguments about how images are stored."""
     parser.add_argument(
         "--resize",
         type=whole(1),
@@ -100,8 +100,8 @@ def _add_pixel_args(parser: argparse.ArgumentParser) -> None:
         "--val-resize",
         type=whole(1),
         metavar="PIXELS",
-        help="short side of the validation images, whose centre is what a network is shown "
-        "(default: 256, or as --resize)",
+        help="short side of the validation images, of which the network sees the centre (default: "
+        "256; less if nearly all are small)",
     )
     parser.add_argument(
         "--no-enlarge",
@@ -113,14 +113,14 @@ def _add_pixel_args(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--balance",
         action="store_true",
-        help="repeat training images of smaller classes until all classes have as many",
+        help="repeat training images of smaller classes until all classes have the same number",
     )
     parser.add_argument(
         "--quality",
         type=whole(1),
         default=90,
         metavar="N",
-        help="of the JPEGs, 1 to 100 (default: %(default)s)",
+        help="JPEG quality, 1 to 100 (default: %(default)s)",
     )
 
 
@@ -134,7 +134,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def pack(args: argparse.Namespace, outcome: Outcome) -> None:
-    """Write what the arguments say, and print it."""
+    """Write the records that the arguments ask for, and print what was done."""
     from data.formats.classes import write_class_names
     from data.packing.job import locked, plan, remember_job, stored_sizes
     from data.packing.writer import classes_without_images, pack_files, write_list, write_skipped

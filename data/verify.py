@@ -53,8 +53,8 @@ def _parser() -> OneLineParser:
         "--num-classes",
         type=whole(1),
         metavar="N",
-        help="labels must be below it (default: the lines of classes.txt next to the file, if "
-        "there is one)",
+        help="number of classes, above all labels (default: the lines of classes.txt next to the "
+        "file, if there is one)",
     )
     parser.add_argument(
         "--repair",
@@ -85,14 +85,14 @@ def _parser() -> OneLineParser:
         "--image-shape",
         type=image_shape,
         metavar="C,H,W",
-        help="what training cuts out, as for train_xception.py (default: that of --data-type)",
+        help="crop size of training, as for train_xception.py (default: that of --data-type)",
     )
     parser.add_argument(
         "--aug-level",
         type=int,
         choices=(1, 2, 3),
         default=2,
-        help="its level, as for train_xception.py (default: %(default)s)",
+        help="level of the augmentation, as for train_xception.py (default: %(default)s)",
     )
     add_num_thread_arg(parser)
     Augmentation.add_to(parser)

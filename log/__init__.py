@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """What a user can mend. One line: the file or flag, what is wrong with it, the way out."""
+    """An error that the user can correct. One line: the file or flag, the fault, what to do."""
 
 
 class LogError(UserError):

@@ -27,7 +27,7 @@ class Output(Flags):
     )
     summary: bool = flag(
         False,
-        "print the network block by block, for images of --image-shape, and end; no file is needed",
+        "print the network block by block, for images of --image-shape, and exit; needs no files",
     )
     dry_run: bool = flag(
         False,

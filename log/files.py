@@ -1,4 +1,5 @@
-"""Files: written whole or not at all, read only if they are files, unpickled without running code.
+"""Files: written whole or not at all, read only if they are regular files, unpickled without
+running code.
 
 A file is written in the same folder, as NAME.part, synced, and then renamed: a kill leaves the
 earlier file, or none.

@@ -154,7 +154,7 @@ class MetricsFile:
                 self._complained = True
 
     def sync(self) -> None:
-        """Bring the lines to the disk, so that no checkpoint is there whose lines are lost."""
+        """Sync the lines to the disk, so that no checkpoint exists whose lines are lost."""
         with contextlib.suppress(OSError):  # `write` has printed what the disk can't take
             os.fsync(self._file.fileno())
 

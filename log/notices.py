@@ -1,4 +1,4 @@
-"""What a run has to say before it begins: texts with a level."""
+"""Messages of a run before it begins: texts with a level."""
 
 import logging
 from typing import List, NamedTuple

@@ -106,22 +106,26 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="text logs, files of figures (-metrics.jsonl), or names of runs, as log/x",
+        help="text logs (log/x.log), metrics files (log/x-metrics.jsonl), or names of runs (log/x)",
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="picture, by its ending PNG, SVG, PDF "
-        "(default: RUN.png, or, of several, curves.png next to the first)",
+        help="picture to write; its ending chooses the format: .png, .svg, .pdf (default: "
+        "RUN.png, or curves.png next to the first of several)",
     )
     parser.add_argument(
         "--live",
         action="store_true",
-        help="draw again as the runs continue, in the terminal or, with --out, to FILE; Ctrl-C "
-        "ends",
+        help="redraw while the runs continue, in the terminal or, with --out, to FILE, until "
+        "Ctrl-C",
     )
     parser.add_argument(
-        "--every", type=positive, default=2, metavar="S", help="seconds between two looks of --live"
+        "--every",
+        type=positive,
+        default=2,
+        metavar="S",
+        help="seconds between two checks of --live",
     )
     return parser.parse_args(argv)
 

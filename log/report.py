@@ -16,14 +16,14 @@ Figures = Iterable[Tuple[str, float]]
 _FIGURES = {"loss": "cross-entropy", "top1": "accuracy", "top5": "top_k_accuracy_5"}
 
 
-def beside(log_file: PathLike, ending: str) -> Path:
+def file_next_to(log_file: PathLike, ending: str) -> Path:
     """Return the path of another file of the run whose text log is `log_file`."""
     log_file = Path(log_file)
     return log_file.with_name(f"{log_file.stem}-{ending}")
 
 
 class Listener(Protocol):
-    """Who a report is passed on to."""
+    """A receiver of what a report is called with."""
 
     def batch(self, epoch: int, batch: int, lr: float, figures: Mapping[str, float]) -> None: ...
 

@@ -128,7 +128,7 @@ class Network(Flags):
         choices=("half", "keras", "torch"),
         kept=True,
     )
-    dropout: float = flag(0.2, "before the classifier", share, kept=True)
+    dropout: float = flag(0.2, "dropout rate before the classifier", share, kept=True)
     bn_mom: float = flag(0.9, "momentum of BatchNorm", share, kept=True)
 
 
@@ -217,7 +217,7 @@ class Training(Flags):
     )
     mom: float = flag(0.9, "momentum; see --optimizer", share, kept=True)
     wd: float = flag(0.0001, "weight decay", from_zero, kept=True)
-    seed: int = flag(0, "of all randomness", whole(0), "N", kept=True)
+    seed: int = flag(0, "seed of all randomness", whole(0), "N", kept=True)
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Saving(Flags):
 
     model_prefix: str = flag(
         None,
-        "of the checkpoint files (default: model/xception-<data type>-0-0)",
+        "prefix of the checkpoint files (default: model/xception-<data type>-0-0)",
         metavar="PREFIX",
     )
     retrain: Optional[str] = flag(
@@ -247,12 +247,14 @@ class Saving(Flags):
         "N",
     )
     overwrite: bool = flag(
-        False, "start again even if there are checkpoints; the first new one deletes them"
+        False, "start again even if there are checkpoints; the first new checkpoint deletes them"
     )
-    checkpoint_epochs: int = flag(1, "one every N epochs", whole(1), "N", shared=True)
+    checkpoint_epochs: int = flag(
+        1, "write a checkpoint every N epochs", whole(1), "N", shared=True
+    )
     checkpoint_batches: Optional[int] = flag(
         None,
-        "within an epoch, one every N batches; the next one replaces it (default: none)",
+        "also write a checkpoint every N batches; the next one replaces it (default: none)",
         whole(1),
         "N",
         shared=True,
@@ -261,7 +263,9 @@ class Saving(Flags):
         None, "checkpoints to keep: the newest N and the best (default: all)", whole(1), "N"
     )
     frequent: int = flag(50, "batches between two log lines", whole(1), "N", shared=True)
-    log_file: str = flag(None, "(default: log/<name of the model prefix>.log)", metavar="FILE")
+    log_file: str = flag(
+        None, "text log (default: log/<name of the model prefix>.log)", metavar="FILE"
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         prog="python -m model.evaluate",
         description="Score the network of a checkpoint on labelled images, each counted once.",
     )
-    parser.add_argument("prefix", help="of the checkpoint files, as --model-prefix")
+    parser.add_argument("prefix", help="prefix of the checkpoint, as --model-prefix")
     parser.add_argument("epoch", type=whole(0), help="epoch of the checkpoint")
     parser.add_argument("--data-val", metavar="REC", required=True, help="records to score it on")
     parser.add_argument(
@@ -32,7 +32,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         type=whole(1),
         default=32,
         metavar="N",
-        help="images at a time (%(default)s)",
+        help="images per batch (default: %(default)s)",
     )
     parser.add_argument(
         "--gpus", type=gpu_ids, default=(), metavar="IDS", help="GPUs, as in 0,1 (default: CPU)"
@@ -44,7 +44,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="what the network computes in (default: %(default)s)",
+        help="data type of the computation (default: %(default)s)",
     )
     add_preprocessing_args(parser, "image_shape")
     parser.add_argument(
@@ -61,7 +61,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "are in the records; for --ten-crop, that of the validation images in training)",
     )
     parser.add_argument(
-        "--per-class", action="store_true", help="print each class's recall and precision"
+        "--per-class", action="store_true", help="print recall and precision of each class"
     )
     parser.add_argument(
         "--report",
@@ -70,7 +70,11 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="write PREFIX-classes.csv, PREFIX-confusion.csv and PREFIX-confusion.png",
     )
     parser.add_argument(
-        "--data-nthreads", type=whole(1), default=4, metavar="N", help="decoding threads (4)"
+        "--data-nthreads",
+        type=whole(1),
+        default=4,
+        metavar="N",
+        help="decoding threads (default: 4)",
     )
     args = parser.parse_args(argv)
     num_devices = len(args.gpus) or args.cpus

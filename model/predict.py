@@ -1,4 +1,4 @@
-"""What a network sees in images.
+"""Classify image files.
 
     python -m model.predict model/xception 125 cat.jpg photos/ --top 3
     find . -name '*.png' | python -m model.predict model/xception 125 - --json
@@ -32,21 +32,21 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         prog="python -m model.predict",
         description="Classify images with the checkpoint PREFIX-EPOCH.",
     )
-    parser.add_argument("prefix", metavar="PREFIX", help="of the checkpoint")
-    parser.add_argument("epoch", metavar="EPOCH", type=whole(0), help="of the checkpoint")
+    parser.add_argument("prefix", metavar="PREFIX", help="prefix of the checkpoint")
+    parser.add_argument("epoch", metavar="EPOCH", type=whole(0), help="epoch of the checkpoint")
     parser.add_argument(
         "images",
         metavar="IMAGE",
         nargs="+",
         help="an image file; a folder, for the images in it and in its folders; or -, for paths of "
-        "image files on standard input, one a line",
+        "image files on standard input, one per line",
     )
     parser.add_argument(
-        "--top", type=whole(1), default=5, metavar="K", help="classes an image (default: 5)"
+        "--top", type=whole(1), default=5, metavar="K", help="classes per image (default: 5)"
     )
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a JSON list, an object an image")
-    form.add_argument("--csv", action="store_true", help="CSV, a row for each class of an image")
+    form.add_argument("--json", action="store_true", help="print a JSON list, one object per image")
+    form.add_argument("--csv", action="store_true", help="print CSV, one row per image and class")
     form.add_argument(
         "--features",
         type=Path,
@@ -55,7 +55,11 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "features), and `images`, the paths, for np.load",
     )
     parser.add_argument(
-        "--batch-size", type=whole(1), default=16, metavar="N", help="(default: 16)"
+        "--batch-size",
+        type=whole(1),
+        default=16,
+        metavar="N",
+        help="images per batch (default: 16)",
     )
     parser.add_argument(
         "--gpu", type=whole(0), metavar="ID", help="GPU to run on (default: none, the CPU)"
@@ -64,7 +68,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="what the network computes in (default: float32)",
+        help="data type of the computation (default: float32)",
     )
     add_preprocessing_args(parser, "image_shape", "short_side")
     return parser.parse_args(argv)

@@ -22,8 +22,8 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         prog="python -m model.quantize",
         description=__doc__.split("\n")[0],
     )
-    parser.add_argument("prefix", help="of the checkpoint")
-    parser.add_argument("epoch", type=whole(0), help="of the checkpoint")
+    parser.add_argument("prefix", help="prefix of the checkpoint")
+    parser.add_argument("epoch", type=whole(0), help="epoch of the checkpoint")
     parser.add_argument("out", help="prefix of the checkpoint to write, of the same epoch")
     parser.add_argument(
         "--calibrate", required=True, metavar="REC", help="records of training images"

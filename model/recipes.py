@@ -98,7 +98,7 @@ class Recipe(Flags):
     )
     epsilon: Optional[float] = flag(
         None,
-        "what rmsprop, adam and lamb add before they divide (default: MXNet's; 1e-8, lamb 1e-6)",
+        "added to the divisor by rmsprop, adam and lamb (default: MXNet's; 1e-8, lamb 1e-6)",
         positive,
         "X",
         kept=True,

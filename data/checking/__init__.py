@@ -1,1 +1,1 @@
-"""The work of data.verify: every record read, copied without the bad ones, drawn."""
+"""The work of data.verify: reads, copies and draws records."""

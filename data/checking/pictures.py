@@ -1,4 +1,4 @@
-"""Records drawn: as they are, and as training sees them."""
+"""Pictures of records: as they are, and as training sees them."""
 
 import math
 import tempfile

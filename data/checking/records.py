@@ -136,14 +136,15 @@ def verify(
     print(f"{path}: {count} records, {wrong or 'nothing'} wrong")
     if without_checksum:
         print(
-            f"{path}: {without_checksum} records have no checksum: a label that was changed to "
-            "another class, or pixels in an image that still decodes, can't be noticed in them"
+            f"{path}: {without_checksum} records have no checksum: in these, a label that "
+            "was changed to another class, or pixels in an image that still decodes, can't be "
+            "noticed"
         )
     if altered:
         print(
-            f"{path}: {altered} records are transparent or turned by EXIF: MXNet trains on the "
-            "colours that transparency hides, and turns JPEGs alone; data.pack and model.predict "
-            "show what a person sees"
+            f"{path}: {altered} records have transparency or an EXIF rotation: MXNet ignores "
+            "transparency, and rotates only JPEGs; data.pack and model.predict apply both, as an "
+            "image viewer does"
         )
     if target:
         print(f"{target}: {good} records")

@@ -213,7 +213,7 @@ def _decoded(source: Path, files: List[ImageFile], classes: List[str]) -> Part:
 
 
 def differences(found: Cifar10) -> List[str]:
-    """Return what is not as in the published data set, a line each."""
+    """Return the differences from the published data set, a line each."""
     lines = []
     for part, expected in IMAGES.items():
         count = len(getattr(found, part).labels)

@@ -1,7 +1,7 @@
 """Folders of images, and the bytes of the files in them: the same ones for packing and prediction.
 
-Hidden files and folders are left out, links are followed; which files are images, what is in them
-says and not their names.
+Hidden files and folders are left out, links are followed; whether a file is an image depends on its
+content, not on its name.
 """
 
 import errno
@@ -33,7 +33,7 @@ def is_hidden(name: str) -> bool:
 
 
 def is_folder(entry: "os.DirEntry[str]") -> bool:
-    """True for a folder, or a link to one; a link to itself, or to nowhere, is none."""
+    """True for a folder, or a link to one; a link to itself, or to nowhere, is not one."""
     try:
         return entry.is_dir()
     except OSError:

@@ -1,10 +1,10 @@
-"""Image files to pixels: the one way for packing, verification, prediction and contact sheets.
+"""Image files to pixels, in the same way for packing, verification, prediction and contact sheets.
 
-Strict: what a decoder would fill up or guess is an error. OpenCV, which im2rec and ImageRecordIter
-read images with, is right on almost everything: EXIF rotation of JPEG and PNG, greyscale, CMYK, 16
-bits, palettes. Here is the rest. It takes a JPEG that is cut off or damaged for whole, and makes
-the missing pixels up; it ignores EXIF rotation in WebP, shows the colours that are hidden by
-transparency, takes values of 12 bits for nearly black ones, and cannot read GIF, HEIC and AVIF.
+Strict: if a decoder would have to guess pixels, that is an error. OpenCV, which im2rec and
+ImageRecordIter read images with, is right on almost everything: EXIF rotation of JPEG and PNG,
+greyscale, CMYK, 16 bits, palettes. Here is the rest. It accepts a JPEG that is cut off or damaged,
+and invents the missing pixels; it ignores EXIF rotation in WebP, shows the colours that are hidden
+by transparency, reads values of 12 bits as nearly black, and cannot read GIF, HEIC and AVIF.
 
     file of a person:  read   -> pixels -> resized -> JPEG in a record, or prediction
     image in a record: check  -> pixels, if ImageRecordIter can decode them and all are there
@@ -61,7 +61,7 @@ class NotAnImage(ImageError):
 def check(content: bytes) -> np.ndarray:
     """Return the pixels of an image file as it is in a record, as `read` returns them.
 
-    Raises ImageError if ImageRecordIter can't decode it, or makes up a part, or can't scale it.
+    Raises ImageError if ImageRecordIter can't decode it, or invents a part, or can't scale it.
     """
     if not content:
         raise ImageError("an empty file")
@@ -77,7 +77,7 @@ def check(content: bytes) -> np.ndarray:
 
 def decode(content: bytes) -> np.ndarray:
     """Return the pixels that ImageRecordIter sees of an image file in a record, as `read` returns
-    them. It makes up what is missing of a damaged one. Raises ImageError where it fails."""
+    them. It invents what is missing of a damaged one. Raises ImageError where it fails."""
     if not content:
         raise ImageError("an empty file")
     try:

@@ -36,7 +36,7 @@ _LABEL = struct.Struct("<f")
 WHOLE, FIRST, MIDDLE, LAST = range(4)
 # The upper half of a second number that holds a CRC-32 in its lower half.
 _CHECKSUM_MARK = int.from_bytes(b"CRC3", "big")
-# Records by which the writer of a file is told.
+# Records from which the program that wrote a file is recognised.
 _FIRST_RECORDS = 32
 
 

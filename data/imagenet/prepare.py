@@ -84,7 +84,7 @@ def validation_images(source: Path, devkit: Optional[Path]) -> List[Image]:
                 if member.isfile()
             ]
     if devkit is None:
-        raise DataError(f"{source} is not sorted by class: give --devkit, which knows the classes")
+        raise DataError(f"{source} is not sorted by class: give --devkit, which lists the classes")
     classes = validation_classes(devkit)
     images = []
     for name, read in sorted(files, key=lambda file: file[0]):

@@ -1,4 +1,4 @@
-"""Images that are the same: one file in two rows of a list, links, copies."""
+"""Images that occur more than once: one file in two rows of a list, links, copies."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""What goes into which record file, and what the records of a folder were made from."""
+"""Which images go into which record file, and what the records of a folder were made from."""
 
 import argparse
 import itertools
@@ -77,11 +77,13 @@ def _check_classes(found: ImageSet, notices: Notices) -> None:
     empty = sorted(set(range(len(found.classes))) - labels)
     if empty and min(labels) > 0:
         notices.warn(
-            f"labels begin at {min(labels)}, not at 0: a network has an output for {_some(empty)} "
-            f"that is never right; subtract {min(labels)} from each label"
+            f"labels begin at {min(labels)}, not at 0: no image has the label {_some(empty)}; "
+            f"subtract {min(labels)} from each label"
         )
     elif empty:
-        notices.warn(f"no image has the label {_some(empty)}: a network has an output for each")
+        notices.warn(
+            f"no image has the label {_some(empty)}: the network has outputs that it does not need"
+        )
 
 
 def _some(labels: Sequence[int]) -> str:
@@ -232,7 +234,7 @@ def stored_sizes(
     """Return the short side that the images of each part are stored with.
 
     given : sizes of the command line. Others are the default or, if nearly all images are less than
-    half as large, that of these: to enlarge them takes bytes and shows nothing more.
+    half as large, that of these: enlarging them takes space and adds no detail.
     """
     if not enlarge:
         return {part: given[part] or size for part, size in DEFAULT_SIZES.items()}
@@ -252,9 +254,9 @@ def stored_sizes(
         elif sides and 2 * median_low(sides) < sizes[part]:
             ratio = sizes[part] / median_low(sides)
             notices.warn(
-                f"{part}: short side {median_low(sides)} pixels, in the middle of a sample; stored "
-                f"{ratio:.3g} times as wide and high, {ratio**2:.0f} times the pixels: give a "
-                f"smaller {flags[part]}, or --no-enlarge"
+                f"{part}: the median short side of a sample is {median_low(sides)} pixels; images "
+                f"are stored {ratio:.3g} times as wide and high, {ratio**2:.0f} times the pixels: "
+                f"give a smaller {flags[part]}, or --no-enlarge"
             )
     return sizes
 

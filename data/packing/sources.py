@@ -126,8 +126,8 @@ def _parts(source: Path, folders: List[Path], notices: Notices) -> Tuple[Path, O
     if len(named["train"]) != 1 or len(named["val"]) != 1:
         train = named["train"][0] if named["train"] else "FOLDER"
         raise DataError(
-            f"{source}: {names}: parts of a data set, not classes, and not one train and one val: "
-            f"give {train}, and --val FOLDER for validation images"
+            f"{source}: {names}: these are parts of a data set, not classes, but not one train and "
+            f"one val: give {train}, and --val FOLDER for validation images"
         )
     left = [folder.name for folder in folders if folder not in named["train"] + named["val"]]
     train, val = named["train"][0], named["val"][0]

@@ -130,7 +130,7 @@ def pack_files(
 
 @dataclass
 class _Progress:
-    """How far an interrupted call has come, kept in NAME.rec.progress.
+    """The progress of an interrupted call, kept in NAME.rec.progress.
 
     done : items. rec, idx : bytes of the files after the last finished chunk.
     """
@@ -214,7 +214,7 @@ def _append_chunk(
 def _encode(
     read: Callable[[], bytes], resize: int, quality: int, strict: bool, enlarge: bool
 ) -> Union[bytes, ImageError]:
-    """Return the JPEG of an image, or the ImageError that says why there is none."""
+    """Return the JPEG of an image, or the ImageError that gives the reason for leaving it out."""
     try:
         pixels = images.resized(images.read(read(), strict), resize, enlarge)
     except ImageError as error:
@@ -249,7 +249,7 @@ def _read_skipped(path: Path) -> List[Tuple[str, str]]:
 def classes_without_images(
     rec: PathLike, items: Iterable[Tuple[int, str, Any]], classes: Sequence[str]
 ) -> Iterator[str]:
-    """Yield a warning for each class of whose images none is in the records."""
+    """Yield a warning for each class without an image in the records."""
     wanted: Dict[int, int] = {}
     for label, *_ in items:
         wanted[label] = wanted.get(label, 0) + 1
@@ -257,8 +257,8 @@ def classes_without_images(
     for label in sorted(left_out):
         yield (
             f"class {label}, {printable(classes[label])}: none of its {wanted[label]} images "
-            "can be read: a network has an output for it that is never right; mend the images, or "
-            "remove the folder, and pack into another one"
+            "can be read: repair the images, or remove their folder, and pack again into another "
+            "folder"
         )
 
 
@@ -271,6 +271,6 @@ def _part(path: Path) -> Path:
 
 
 def _finish(rec: Path) -> None:
-    """Give the finished files their names, the .rec last: where it is, all is."""
+    """Give the finished files their names, the .rec last: if it exists, so do the others."""
     for path in (rec.with_suffix(".idx"), rec):
         os.replace(_part(path), path)

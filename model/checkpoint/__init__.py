@@ -1,4 +1,4 @@
-"""What a run saves, whole or not at all, and verified when it is read."""
+"""Checkpoints: written whole or not at all, and verified when they are read."""
 
 from model.checkpoint.format import Generation, Place
 from model.checkpoint.store import Checkpoints

@@ -1,6 +1,7 @@
-"""What a checkpoint is: a generation of files, their names, and the description that makes it one.
+"""The format of a checkpoint, which the code calls a generation: its files, their names, and the
+description that completes it.
 
-A generation is all that a run needs to resume from one place:
+A generation has all that a run needs to resume from one place:
 
     PREFIX-symbol.json   the network, as mx.sym.load reads it (one for all generations)
     PREFIX-0003.params   parameters and moving statistics after 3 epochs, as mx.nd.load reads them

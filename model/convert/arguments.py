@@ -10,15 +10,15 @@ from log.command import whole
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, size: str, short_side: str) -> None:
     """Add the arguments about the checkpoint that is written. size, short_side : in words, the
     defaults."""
-    parser.add_argument("prefix", metavar="PREFIX", help="of the checkpoint to write")
+    parser.add_argument("prefix", metavar="PREFIX", help="prefix of the checkpoint to write")
     parser.add_argument(
-        "--classes", metavar="FILE", type=Path, help="class names, one a line, in label order"
+        "--classes", metavar="FILE", type=Path, help="class names, one per line, in label order"
     )
     parser.add_argument(
         "--image-size",
         type=whole(1),
         metavar="N",
-        help=f"pixels a side of the images it was trained on (default: {size})",
+        help=f"height and width of the images in training, in pixels (default: {size})",
     )
     parser.add_argument(
         "--short-side",
@@ -31,13 +31,13 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser, size: str, short_s
         "--rgb-mean",
         type=three_numbers,
         metavar="R,G,B",
-        help="what was subtracted from the pixels before the network, by channel",
+        help="mean that was subtracted from the pixels in training, by channel",
     )
     parser.add_argument(
         "--rgb-std",
         type=divisors,
         metavar="R,G,B",
-        help="what the pixels were divided by then, by channel",
+        help="divisor of the pixels after the subtraction, by channel",
     )
 
 
@@ -45,13 +45,13 @@ def add_activation_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--activation",
         choices=("softmax", "sigmoid"),
-        help="of the last layer, where the file does not say it; one sigmoid becomes two classes "
-        "(default: softmax for weights alone)",
+        help="activation of the last layer, if the file does not contain it; one sigmoid becomes "
+        "two classes (default: softmax for weights alone)",
     )
 
 
 def add_export_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Add the arguments of a conversion to the file `out`."""
-    parser.add_argument("prefix", metavar="PREFIX", help="of the checkpoint")
-    parser.add_argument("epoch", metavar="EPOCH", type=whole(0))
+    parser.add_argument("prefix", metavar="PREFIX", help="prefix of the checkpoint")
+    parser.add_argument("epoch", metavar="EPOCH", type=whole(0), help="epoch of the checkpoint")
     parser.add_argument("out", metavar=out, type=Path, help="the file to write")

@@ -82,7 +82,7 @@ def write(source: Source, args: argparse.Namespace, outcome: Outcome) -> str:
     }
     notices, assumed = Notices(), assumptions(source, args)
     if assumed:
-        notices.warn(f"{source.path} does not say it; assumed: {'; '.join(assumed)}")
+        notices.warn(f"not in {source.path}, assumed: {'; '.join(assumed)}")
     print_notices("model.convert", notices)
     outcome.begun()
     checkpoints, place = Checkpoints(args.prefix), Place(source.epoch)

@@ -1,4 +1,4 @@
-"""From a checkpoint to a file of another format."""
+"""Writing a checkpoint to a file of another format."""
 
 from pathlib import Path
 from typing import Any, Dict

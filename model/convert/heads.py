@@ -1,4 +1,4 @@
-"""What the outputs of a classifier of another format go through, and what a softmax makes of it."""
+"""Classifiers of other formats, converted to a softmax."""
 
 from typing import Optional, Tuple
 

@@ -16,14 +16,14 @@ from model.network.loading import Network
 OPSET, IR_VERSION = 13, 7
 # Not in the exported graph: casts, as it is in float32 throughout, what does nothing in inference,
 # and the slices that reverse an image before and after max-pooling, which MXNet can't export and
-# ONNX, which pads as it is told to, does not need.
+# ONNX does not need, since its padding can be asymmetric.
 _LEFT_OUT = ("Cast", "Dropout", "slice")
 
 
 def export(network: Network, output: str, image_shape: Sequence[int]) -> bytes:
     """Return the ONNX file of `network`: input ``data`` (N, 3, H, W), float32, pixels as its
-    preprocessing leaves them; output named `output`: ``softmax``, ``logits`` or ``features``, each
-    (N, numbers).
+    preprocessing leaves them, channels red, green, blue; output named `output`: ``softmax``,
+    ``logits`` or ``features``, each (N, numbers).
 
     The preprocessing and the class names are in its metadata, as JSON.
     Raises ModelError where the network has no such output or onnx is not installed.

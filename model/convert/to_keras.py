@@ -8,7 +8,7 @@ from model.convert.arguments import add_export_arguments
 NAME = "to-keras"
 HELP = "a checkpoint to a Keras weights file"
 DESCRIPTION = (
-    "Convert the checkpoint PREFIX-EPOCH of Keras' network, trained on or not, to an .h5 file for "
+    "Convert the checkpoint PREFIX-EPOCH of Keras' network, fine-tuned or not, to an .h5 file for "
     "load_weights of tf.keras.applications.Xception."
 )
 

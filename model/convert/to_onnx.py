@@ -10,8 +10,8 @@ from model.inference.preprocessing import add_preprocessing_args, prepared
 NAME = "onnx"
 HELP = "a checkpoint to an ONNX file"
 DESCRIPTION = (
-    "Convert the checkpoint PREFIX-EPOCH to an ONNX file of any batch size. Class names and "
-    "preprocessing are in its metadata."
+    "Convert the checkpoint PREFIX-EPOCH to an ONNX file of any batch size. Its input is RGB, "
+    "normalised by the caller; class names and preprocessing are in its metadata."
 )
 
 
@@ -21,14 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         choices=("softmax", "logits", "features"),
         default="softmax",
-        help="what the network gives: probabilities, what the softmax takes, or the pooled "
-        "features (default: softmax)",
+        help="output of the ONNX network: probabilities, logits or pooled features (default: "
+        "softmax)",
     )
     parser.add_argument(
         "--image-size",
         type=whole(1),
         metavar="N",
-        help="pixels a side of the input (default: that of the checkpoint's training)",
+        help="height and width of the input, in pixels (default: that of the checkpoint's "
+        "training)",
     )
     add_preprocessing_args(parser, "short_side")
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace, outcome: Outcome) -> str:
     network = load_network(args.prefix, args.epoch)
     shape = (3, args.image_size, args.image_size) if args.image_size else network.image_shape
     if not shape:
-        raise ModelError(f"{args.prefix}: it does not say which images it takes: give --image-size")
+        raise ModelError(f"{args.prefix}: the checkpoint has no image size: give --image-size")
     network, notices = prepared(dataclasses.replace(network, image_shape=shape), args)
     check_image_shape(network.symbol, shape)
     content = onnx.export(network, args.output, shape)

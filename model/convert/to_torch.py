@@ -8,7 +8,7 @@ from model.convert.arguments import add_export_arguments
 NAME = "to-torch"
 HELP = "a checkpoint to a safetensors file for PyTorch"
 DESCRIPTION = (
-    "Convert the checkpoint PREFIX-EPOCH of PyTorch's network, trained on or not, to a "
+    "Convert the checkpoint PREFIX-EPOCH of PyTorch's network, fine-tuned or not, to a "
     ".safetensors file for timm's legacy_xception; without a classifier, for its num_classes=0."
 )
 

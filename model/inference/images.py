@@ -1,4 +1,4 @@
-"""Image files as the input of a network, on the way that they take into records and out again."""
+"""Image files as the input of a network, processed as images in records are."""
 
 import os
 import sys
@@ -62,7 +62,7 @@ def read_image(path: PathLike) -> np.ndarray:
 
 
 def network_input(path: PathLike, network: Network) -> np.ndarray:
-    """Return what a network sees of a file, (3, height, width) float32. Raises Unreadable."""
+    """Return the network's input for a file, (3, height, width) float32. Raises Unreadable."""
     pixels = read_image(path)
     try:
         return prepare_image(
@@ -83,9 +83,9 @@ def prepare_image(
     `read_image` gives it.
 
     What im2rec and ImageRecordIter do to a validation image, to the bit: the short side is resized
-    to `short_side` (None: not at all), the centre is cut out, and `mean` taken off and divided by
-    `std`, each three numbers in the order red, green, blue. Raises ImageError if the image is too
-    thin for that.
+    to `short_side` (None: not at all), the centre is cut out, `mean` subtracted, and the result
+    divided by `std`, each three numbers in the order red, green, blue. Raises ImageError if the
+    image is too thin for that.
     """
     if short_side:
         pixels = images.resized(pixels, short_side)

@@ -26,4 +26,4 @@ from model import ModelError
 
 
 class JobError(ModelError):
-    """What ends a job. Every worker knows it."""
+    """An error that ends a job. Every worker raises it."""

@@ -1,4 +1,4 @@
-"""Not to wait for ever: MXNet does, in C++, for a role that is lost."""
+"""Time limits for waiting: MXNet waits for a lost role forever, in C++."""
 
 import logging
 import os
@@ -44,11 +44,11 @@ class Watch(threading.Thread):
         self._since = time.monotonic()
 
     def rests(self) -> None:
-        """What is done now takes as long as it takes."""
+        """Wait for nothing: what follows has no time limit."""
         self._since = None
 
     def looks_for_lost(self, lost: Optional[Callable[[], Optional[str]]]) -> None:
-        """Call `lost` now and then: it returns a line on the roles that are lost, None if there is
+        """Call `lost` regularly: it returns a line on the roles that are lost, None if there is
         none."""
         with self._looking:
             self._lost = lost

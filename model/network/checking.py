@@ -50,7 +50,7 @@ def _check_graph(graph: Any, name: object) -> None:
 
 
 def check_runs(symbol: mx.sym.Symbol, data_shape: Sequence[int], name: object) -> None:
-    """Raise ModelError if MXNet can't run `symbol`, or dies of it.
+    """Raise ModelError if MXNet can't run `symbol`, or crashes.
 
     It is run once, in a process of its own, on one image and with zeros for parameters.
     data_shape : (N, 3, height, width). name : of the network, for messages.

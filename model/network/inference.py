@@ -24,8 +24,8 @@ def bind_network(
 ) -> mx.mod.Module:
     """Return `bind_for_inference` of a checkpoint's network.
 
-    Raises ModelError if MXNet can't run it, or dies of it, or if it has not an output of the shape
-    (N, classes or features).
+    Raises ModelError if MXNet can't run it, or crashes, or if it does not have an output of the
+    shape (N, classes or features).
     """
     is_known = network.run or is_xception(network.symbol)
     if not is_known:

@@ -139,7 +139,7 @@ def weigh_loss(graph: Graph) -> None:
 def draw_by_mxnet_seed(graph: Graph) -> None:
     """Have dropout on a GPU follow mx.random.seed.
 
-    cuDNN's does not: its state begins with a number from C's rand() and goes on from batch to batch
+    cuDNN's does not: its state starts from a number of C's rand() and continues from batch to batch
     (MXNet 1.9.1, src/operator/nn/dropout-inl.h and src/resource.cc). MXNet's own draws from the
     generators that the seed sets.
     """

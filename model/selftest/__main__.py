@@ -32,8 +32,8 @@ _MACHINE_LIMIT = 120
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m model.selftest",
-        description="Try on these devices what training does: does it compute there what it "
-        "computes on a CPU? Prints a report of one page; exit code 1 if something failed.",
+        description="Check that training on these devices computes the same as on a CPU. Prints a "
+        "report of one page; exit code 1 if something failed.",
     )
     parser.add_argument(
         "--gpus",
@@ -49,24 +49,24 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         type=_names,
         default=tuple(BY_NAME),
         metavar="NAMES",
-        help=f"of the checks {','.join(BY_NAME)} these alone (default: all)",
+        help=f"run only these checks, of {','.join(BY_NAME)} (default: all)",
     )
     parser.add_argument(
         "--batch-size",
         type=whole(1, 4096),
         metavar="N",
-        help="images a device where memory and speed are measured (default: 32 on GPUs, else 8)",
+        help="images per device when memory and speed are measured (default: 32 on GPUs, else 8)",
     )
     parser.add_argument(
         "--image-size",
         type=whole(32, 1024),
         metavar="N",
-        help="height and width of these, in pixels (default: 224)",
+        help="height and width of these images, in pixels (default: 224)",
     )
     parser.add_argument(
         "--small",
         action="store_true",
-        help="networks of few filters, few images: to try the self-test itself",
+        help="small networks and few images, to try the self-test itself",
     )
     args = parser.parse_args(argv)
     if args.gpus and args.cpus:

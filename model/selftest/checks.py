@@ -59,7 +59,7 @@ CHECKS: Tuple[Check, ...] = (
     Check("several", "several:check", "several devices as one", False, True, _EXACT),
     Check("training", "training:check", "training on the digits", limit=1800),
     Check("resuming", "resuming:check", "stop and resume", limit=1800),
-    Check("memory", "memory_use:check", "memory beside its prediction", False, True),
+    Check("memory", "memory_use:check", "memory against its prediction", False, True),
     Check("speed", "speed:check", "speed", limit=1800),
 )
 

@@ -19,7 +19,7 @@ _PAUSE = 0.2
 
 
 class Answer(NamedTuple):
-    """What a process has answered: its text, or why there is none."""
+    """The answer of a process: its text, or the reason for its lack."""
 
     text: Optional[str]
     problem: str = ""

@@ -1,4 +1,4 @@
-"""What training takes of memory, beside what `model.training.memory` predicts before a run."""
+"""The memory that training takes, compared with what `model.training.memory` predicts."""
 
 from typing import List, Tuple
 

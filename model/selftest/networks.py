@@ -100,7 +100,7 @@ class Differences(NamedTuple):
     """How far arrays are from what they should be, as shares of their norms.
 
     together : of all in one. worst : of the array, `name`, that is farthest. An array whose norm is
-    below a hundredth of the median counts as if it had that: it is zero but for rounding.
+    below a hundredth of the median counts as if it had that: it is zero except for rounding errors.
     """
 
     together: float

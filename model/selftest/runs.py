@@ -25,8 +25,8 @@ def run(
 ) -> str:
     """Return what train_xception.py prints. Raises RunFailed.
 
-    environment : variables beside this process's. stop_after : a text; after the first line with
-    it the run gets SIGTERM, and must stop by it.
+    environment : variables in addition to this process's. stop_after : a text; after the first line
+    with it the run gets SIGTERM, and must stop by it.
     """
     process = subprocess.Popen(
         [sys.executable, "-u", str(_ROOT / "train_xception.py"), *arguments],

@@ -102,7 +102,7 @@ def _record_args(plan: Plan, origin: Origin, path: str, batch_size: int) -> dict
 
 def first_gpu(devices: Devices) -> Optional[int]:
     """Return the first GPU that these flags ask for, None for CPUs. It may not be there: without
-    --gpus, GPU 0 is taken where there is one."""
+    --gpus, GPU 0 is used if it exists."""
     if devices.gpus is None and not devices.cpus:
         return 0
     return devices.gpus[0] if devices.gpus else None

@@ -1,4 +1,4 @@
-"""How fast a network trains on this machine."""
+"""The speed of training on this machine."""
 
 import time
 from pathlib import Path

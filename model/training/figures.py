@@ -1,4 +1,4 @@
-"""The figures of training: MXNet's metric of each epoch, and the lines that say how it stands."""
+"""The figures of training: MXNet's metric of each epoch, and the log lines with its values."""
 
 import logging
 import time

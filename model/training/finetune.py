@@ -1,4 +1,4 @@
-"""Training from a network's weights: what is kept, what stays as it is, what learns faster."""
+"""Fine-tuning: which weights are kept, which are not trained, which learn faster."""
 
 import json
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple

@@ -1,4 +1,4 @@
-"""What a run is computed on and in: devices, number format, memory."""
+"""The devices, data type and memory of a run."""
 
 from typing import Optional, Tuple
 
@@ -55,7 +55,7 @@ def agree_on_dtype(
     """Return what the network is computed in, the same for all workers."""
     dtype = choose_dtype(plan, contexts, symbol, generation, notices)
     if plan.devices.dtype == "auto" and len(set(cluster.gather(dtype.encode()))) > 1:
-        notices.info("--dtype auto: float32, which is what all workers can do best")
+        notices.info("--dtype auto: float32, the fastest that all workers support")
         return "float32"
     return dtype
 

@@ -9,7 +9,7 @@ from log.board import Board
 from log.config import write_start
 from log.metrics import MetricsFile
 from log.progress import Progress
-from log.report import NoReport, Report, beside
+from log.report import NoReport, Report, file_next_to
 from model.training.memory import resident
 from model.training.run import Run
 
@@ -25,10 +25,10 @@ def open_report(run: Run) -> Report:
     if not run.checkpoints:
         return NoReport()
     log_file = _log_file(run)
-    metrics = _metrics_file(run, beside(log_file, "metrics.jsonl"))
+    metrics = _metrics_file(run, file_next_to(log_file, "metrics.jsonl"))
     place, plan = run.start.place, run.plan
     write_start(
-        beside(log_file, "config.json"),
+        file_next_to(log_file, "config.json"),
         anew=not run.start.generation,
         command=command_line(),
         epoch=place.epoch,

@@ -1,4 +1,4 @@
-"""What --benchmark prints: how fast this machine trains, or reads records."""
+"""--benchmark: the speed of training, or of reading records, on this machine."""
 
 import math
 import time

@@ -148,7 +148,7 @@ def test_records_in_the_order_of_the_classes_are_said():
         (
             (900, 1300, 1800),
             (950, 1200, 1700),
-            r"the middle 64x64 .*950 to 1700 \(not resized\).* --resize 137 --val-resize 73$",
+            r"the centre 64x64 .*950 to 1700 \(not resized\).* --resize 137 --val-resize 73$",
         ),
         ((900, 1300, 1800), None, "sides are 900 to 1800"),
         ((31, 31, 31), (31, 31, 31), "short side is 31 are enlarged .* 3,31,31 computes 4 times"),
