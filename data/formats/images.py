@@ -230,7 +230,7 @@ def _open_heif(content: bytes, kind: str) -> ImageFile.ImageFile:
     try:
         import pillow_heif
     except ImportError:
-        raise ImageError(f"{kind}: pip install pillow-heif reads it, or convert it") from None
+        raise ImageError(f"{kind}: needs pip install pillow-heif, or convert it") from None
     pillow_heif.register_heif_opener()
     pillow_heif.register_avif_opener()
     try:

@@ -129,7 +129,7 @@ GOOD = {
 BAD = {
     "empty.jpg": (b"", "an empty file"),
     "text.jpg": (b"<html>404</html>", "not an image"),
-    "phone.HEIC": (HEIC, "HEIC: pip install pillow-heif"),
+    "phone.HEIC": (HEIC, "HEIC: needs pip install pillow-heif"),
     "12 bits.png": (twelve_bits(".png"), "16-bit values up to"),
     "12 bits.tiff": (twelve_bits(".tiff"), "16-bit values up to"),
     "float.tiff": (saved(RGB.convert("F"), format="TIFF"), "float pixels"),
