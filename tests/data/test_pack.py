@@ -368,7 +368,7 @@ def test_small_images_are_enlarged_with_a_word_or_not_at_all(tmp_path, capsys):
     common = [str(tmp_path / "images"), "--resize", "96", "--val-fraction", "0"]
     assert pack.main([*common, str(tmp_path / "enlarged")]) == 0
     said = capsys.readouterr().out
-    assert "train: short side 32 pixels" in said
+    assert "train: the median short side of a sample is 32 pixels" in said
     assert "stored 3 times as wide and high, 9 times the pixels" in said
     assert "--resize" in said
     assert "--no-enlarge" in said
