@@ -1,5 +1,5 @@
 """The environment variables of a job, checked before ps-lite reads them: where they are wrong, it
-waits for ever, or ends with a stack trace."""
+waits forever, or ends with a stack trace."""
 
 import os
 import socket
@@ -73,7 +73,7 @@ def number_of(role: str) -> int:
 
 
 def resolve_scheduler(watch: Watch) -> None:
-    """Have DMLC_PS_ROOT_URI say an address: ps-lite waits for ever for a name that has none (yet),
+    """Have DMLC_PS_ROOT_URI say an address: ps-lite waits forever for a name that has none (yet),
     and can listen at none."""
     name = os.environ["DMLC_PS_ROOT_URI"]
     watch.waits_for(f"an address of DMLC_PS_ROOT_URI={name}")

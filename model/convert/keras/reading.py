@@ -19,7 +19,7 @@ _CLASSES = ("conv2d", "separable_conv2d", "batch_normalization")
 
 class _Found(NamedTuple):
     """Xception's layers in a file, in the order of `keras_layers`; the classifier, None if there is
-    none; and what had to be assumed."""
+    none; and the assumptions that were made."""
 
     layers: List[Stored]
     head: Optional[Stored]
