@@ -15,6 +15,8 @@ from model.job.watch import Watch
 
 # ps-lite's names (ps/base.h): groups of nodes, which add up, and the ids of single ones.
 _SCHEDULER, _SERVERS, _WORKERS = 1, 2, 4
+# Seconds, longer than any clock is set back by.
+_BEFORE = -1_000_000_000
 
 
 def _node_id(role: str, rank: int) -> int:
@@ -37,6 +39,18 @@ def gather_roles(kv_store: str, role: str, watch: Watch) -> mx.kv.KVStore:
     return kvstore
 
 
+class _WallClock:
+    """Tells when the clock has been set, by which ps-lite counts the seconds of silence."""
+
+    def __init__(self) -> None:
+        self._ahead = time.time() - time.monotonic()
+
+    def was_set(self) -> bool:
+        """Return whether it has been set by more than a second since the last call."""
+        before, self._ahead = self._ahead, time.time() - time.monotonic()
+        return abs(self._ahead - before) > 1
+
+
 class _Lost:
     """A callable for `Watch.looks_for_lost`."""
 
@@ -50,16 +64,23 @@ class _Lost:
             for rank in range(number_of(kind))
         ]
         self._began = time.monotonic()
+        self._clock, self._trusted_from = _WallClock(), 0.0
 
     def __call__(self) -> Optional[str]:
+        now = time.monotonic()
+        if self._clock.was_set():
+            # By that clock all others have just been silent for long, until they are heard again.
+            self._trusted_from = now + self._timeout
         # While ps-lite starts, it must not be asked: it fills its tables.
-        if time.monotonic() - self._began < 3:
+        if now - self._began < 3:
             return None
         # Of less than 0 seconds, all whom this process hears have been silent: it knows of some.
         if not self._watch.gathered:
-            self._watch.gathered = self._dead(_SCHEDULER + _SERVERS + _WORKERS, -1000) > 0
+            self._watch.gathered = self._dead(_SCHEDULER + _SERVERS + _WORKERS, _BEFORE) > 0
             if self._watch.gathered:
                 self._watch.rests()
+        if now < self._trusted_from:
+            return None
         if self._role == "scheduler":
             names = [name for name, node in self._others if self._dead(node, self._timeout)]
             if names:

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import mxnet as mx
 import numpy as np
 import pytest
 
 from model.checkpoint import Checkpoints, ndarray_file
+from model.job import gathering
 from model.network.params import numpy_params
 from model.training.module import ResumableModule
 from symbol_xception import get_xception_symbol
@@ -298,6 +300,27 @@ def test_the_loss_of_any_role_ends_the_job(train):
     # Each of the jobs goes on; one may stand for them.
     job = train("scheduler-0", "--retrain", "--num-epochs=1")
     assert set(job.codes().values()) == {0}, job.outputs("")
+
+
+def test_a_clock_that_is_set_loses_nobody(monkeypatch):
+    """ps-lite counts by the wall clock: set to the next day, all have been silent for a day."""
+    for name in ("DMLC_NUM_WORKER", "DMLC_NUM_SERVER", "DMLC_PS_ROOT_URI", "DMLC_PS_ROOT_PORT"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PS_HEARTBEAT_TIMEOUT", "60")
+    now, ahead, heard = 0.0, 1e9, 1e9
+    clock = SimpleNamespace(monotonic=lambda: now, time=lambda: now + ahead)
+    monkeypatch.setattr(gathering, "time", clock)
+    lost = gathering._Lost(SimpleNamespace(handle=None), "server", SimpleNamespace(gathered=True))
+    monkeypatch.setattr(lost, "_dead", lambda node, limit: heard + limit < clock.time())
+    lines = []
+    while now < 400:
+        now += 0.5
+        ahead += {101: 86_400, 202: -86_400}.get(now, 0)
+        # Heard every 5 seconds, but for the last 100.
+        if now % 5 == 0 and now <= 300:
+            heard = clock.time()
+        lines += [now] if lost() else []
+    assert lines[0] == 360.5
 
 
 @pytest.fixture
