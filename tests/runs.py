@@ -22,7 +22,8 @@ def command(*args):
 
 def start(folder, *args, **environment):
     """Run the script in `folder`, with `environment` beside this process' variables."""
-    if all(name.startswith(("DMLC_", "PS_")) for name in environment):
+    changed = [name for name, value in environment.items() if os.environ.get(name) != value]
+    if all(name.startswith(("DMLC_", "PS_")) for name in changed):
         return warm().run(command(*args)[2:], folder, 300, {**os.environ, **environment})
     # What is read when Python begins, or when MXNet is imported.
     return subprocess.run(

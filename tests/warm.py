@@ -62,7 +62,7 @@ class Warm:
 
     def fork(self, words, folder, environment, out, error) -> int:
         """Return the process id of a new child of this process that runs `words`."""
-        request = json.dumps([words, str(folder), environment]).encode()
+        request = json.dumps([words, os.path.abspath(folder), environment]).encode()
         with self._lock:
             length = f"{len(request):<{_SIZE}}".encode()
             files = array.array("i", [out, error])

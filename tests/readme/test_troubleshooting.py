@@ -29,7 +29,7 @@ from model import predict
 from model.checkpoint import Checkpoints
 from model.convert import __main__ as convert
 from tests.readme.pages import errors
-from tests.runs import ROOT
+from tests.runs import ROOT, start
 
 QUOTED = errors()
 
@@ -111,14 +111,8 @@ class Provoked:
     def job(self, **environment):
         self.train("--kv-store=dist_sync", **{**JOB, **environment})
 
-    def start(self, *words, python=(sys.executable,), **environment):
-        process = subprocess.run(
-            [*python, str(ROOT / "train_xception.py"), *words],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-        )
-        self.keep(process.stderr)
+    def start(self, *words, **environment):
+        self.keep(start(".", *words, **environment).stderr)
 
     @contextlib.contextmanager
     def changed(self, path, content):
@@ -148,7 +142,9 @@ class Provoked:
 
 
 def machine(provoked, patch):
-    provoked.start("--dry-run", python=(sys.executable, "-S"))
+    script = str(ROOT / "train_xception.py")
+    without_packages = [sys.executable, "-S", script, "--dry-run"]
+    provoked.keep(subprocess.run(without_packages, capture_output=True, text=True).stderr)
     package = Path("another/mxnet/__init__.py")
     package.parent.mkdir(parents=True)
     for error in (

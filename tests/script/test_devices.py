@@ -10,7 +10,7 @@ import sys
 
 from model.checkpoint import ndarray_file
 from model.devices import has_bfloat16
-from tests.runs import command, digest
+from tests.runs import begin, digest
 from tests.script.conftest import EPOCHS, LOGS, arguments
 
 
@@ -45,23 +45,24 @@ def test_several_workers_write_one_checkpoint(records, tmp_path):
         "OMP_NUM_THREADS": "1",
     }
     given = [*arguments(records), "--num-epochs=1", "--model-prefix=x", "--log-file=x.log"]
-    jobs = {"scheduler": [sys.executable, "-c", "import mxnet"]}
-    jobs["server"] = jobs["scheduler"]
-    jobs["worker"] = jobs["worker "] = command(*given, "--kv-store=dist_sync")
-    processes = [
+    others = [
         subprocess.Popen(
-            job, cwd=tmp_path, env={**shared, "DMLC_ROLE": role.strip()},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [sys.executable, "-c", "import mxnet"], cwd=tmp_path, env={**shared, "DMLC_ROLE": role}
         )
-        for role, job in jobs.items()
-    ]  # fmt: skip
+        for role in ("scheduler", "server")
+    ]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    worker = {**shared, "DMLC_ROLE": "worker"}
+    workers = [
+        begin(tmp_path, *given, "--kv-store=dist_sync", env=worker, **output) for _ in range(2)
+    ]
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes[2:]]
+        outputs = [process.communicate(timeout=120)[0] for process in workers]
     finally:
-        for process in processes:
+        for process in (*others, *workers):
             process.kill()
             process.wait()
-    assert [process.returncode for process in processes[2:]] == [0, 0], outputs
+    assert [process.returncode for process in workers] == [0, 0], outputs
     assert sorted("Saved checkpoint" in text for text in outputs) == [False, True]
     assert sorted("Validation-accuracy" in text for text in outputs) == [False, True]
     # The second worker has a log file, and says nothing else.
