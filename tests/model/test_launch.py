@@ -199,7 +199,7 @@ def session(leader):
 
 
 def test_local_job_ends_as_its_workers_do(records, tmp_path):
-    given = [str(LAUNCH / "local.sh"), *records.arguments, "--model-prefix", "x", "--log-file",
+    given = [str(LAUNCH / "local.sh"), *records.thin, "--model-prefix", "x", "--log-file",
              "x.log"]  # fmt: skip
     environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     with started([*given, "--num-epochs", "50"], tmp_path, environment) as job:
