@@ -10,6 +10,12 @@ from data.datasets import DATASETS, DataSet
 from log.command import numbers, whole
 from log.flags import Flags, flag
 
+#: --data-readers of a new run. It is the same on every machine, as the batches depend on it. Two
+#: decode with all cores but two, and hold 64 MB of records, decoded.
+READERS = 2
+#: --data-nthreads on the CPU, where decoding takes little and the network needs the cores.
+THREADS_BESIDE_TRAINING = 4
+
 # Types of arguments
 
 
@@ -109,7 +115,23 @@ class Data(Flags):
         "R,G,B",
         kept=True,
     )
-    data_nthreads: int = flag(4, "decoding threads", whole(1), "N")
+    data_nthreads: Optional[int] = flag(
+        None,
+        "decoding threads, of all readers together (default: the usable cores to train on GPUs, "
+        f"{THREADS_BESIDE_TRAINING} on the CPU)",
+        whole(1),
+        "N",
+    )
+    data_readers: Optional[int] = flag(
+        None,
+        "parts of the training records that are read and decoded side by side, at most one per "
+        "32 MB; MXNet gives each at most half of the cores less one. Another number is another "
+        f"order of the images (default: {READERS}; that of the checkpoint that is resumed)",
+        whole(1),
+        "N",
+        kept=True,
+        before=1,
+    )
     skip_bad_records: bool = flag(
         False,
         "check every record first, and train and validate without those that are damaged; "

@@ -14,8 +14,8 @@ from data.formats.classes import CLASSES, printable
 from data.formats.images import ImageError, check
 from data.formats.recordfile import unpacked
 from data.formats.recordset import Records, names_of_classes, record_files, scan
-from data.iterators import SHUFFLED_BYTES
 from log.files import PathLike, open_file
+from log.machine import usable_cores
 from log.notices import Notices
 
 #: Records that `check_sample` decodes.
@@ -171,7 +171,6 @@ def inspect_images(data: Data, notices: Notices) -> Images:
         check_pair(training, each)
     classes = _classes(paths[0], num_classes, notices)
     check_classes(training, num_classes, classes, notices)
-    check_order(training, notices)
     return Images(
         train=paths[0],
         val=paths[1] if validation else None,
@@ -196,7 +195,7 @@ def usable_records(data: Data, notices: Notices) -> List[str]:
         known = Path(path).name in of_the_data_set
         require(path, data.data_set.prepare if known else None)
         if data.skip_bad_records:
-            paths[i], bad = without_bad_records(path, data.data_nthreads)
+            paths[i], bad = without_bad_records(path, data.data_nthreads or usable_cores())
             if bad:
                 notices.info(
                     f"{path}: {len(bad)} bad records left out, the first {bad[0]}: {paths[i]}"
@@ -236,27 +235,6 @@ def check_classes(
         f"{training.path}: no image of class {', '.join(named)}{more}: the network learns never to "
         f"predict it{way_out}"
     )
-
-
-def check_order(training: Records, notices: Notices) -> None:
-    """Warn if the records are in the order of the classes: ImageRecordIter shuffles some megabytes
-    at a time, so that batches have few classes."""
-    windows = training.offsets // SHUFFLED_BYTES
-    if windows[-1] == 0:
-        return
-    labels = training.labels.astype(np.int64)
-    shuffled = np.random.RandomState(0).permutation(labels)
-    kinds, expected = (
-        len(np.unique(windows * (labels.max() + 1) + each)) for each in (labels, shuffled)
-    )
-    if kinds < expected / 2:
-        count = windows[-1] + 1
-        notices.warn(
-            f"{training.path}: in the order of the classes, and MXNet shuffles "
-            f"{SHUFFLED_BYTES >> 20} MB at a time, with {kinds / count:.0f} classes instead of "
-            f"{expected / count:.0f}: batches have few classes, and training suffers: pack with "
-            "data.pack, or shuffle the list for im2rec"
-        )
 
 
 def check_crop(image_shape: Tuple[int, ...], images: Images, notices: Notices) -> None:

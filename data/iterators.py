@@ -1,14 +1,12 @@
 """Batches: of records, by epoch, place and worker; and of random pixels, which need no files."""
 
-import ctypes
 import math
 import os
 import re
 import tempfile
 import time
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import mxnet as mx
 import numpy as np
@@ -16,26 +14,26 @@ import numpy as np
 from data import DataError
 from data.formats.images import ImageError, decode
 from data.formats.recordfile import unpacked
-from data.formats.recordset import Records, record_files, scan
+from data.formats.recordset import record_files, scan, state
+from data.parts import SHUFFLED_BYTES, Takes, part_of_records, parts_of, readers_of
+from data.readers import FirstToLast, SideBySide, Unreadable
 from log.files import PathLike
 
-#: What ImageRecordIter reads at a time, and shuffles within (as measured).
-SHUFFLED_BYTES = 1 << 25
-# It reads some of these ahead.
+# ImageRecordIter reads some of these ahead.
 _NEAR = 4 * SHUFFLED_BYTES
 # With so many files their sizes are looked at before every batch, with more once an epoch.
 _FEW_FILES = 16
 
 
 class EpochIter(mx.io.DataIter):
-    """Batches of records, each epoch from a fresh ImageRecordIter with a seed of its own.
+    """Batches of records, each epoch from fresh ImageRecordIters with seeds of their own.
 
     An ImageRecordIter's second epoch continues from the random state after its first, and
     leaves out the images that have filled up the first one's last batch. Here every epoch has all
     images, and epoch e can be had without those before it: shuffle and augmentation follow from
     (seed, e, part). Every batch carries its place, `batch.epoch` and `batch.number` (both from 0),
     and `batch.seed`, for what is drawn at random while it is trained on.
-    The last batch of an epoch is filled up with the epoch's first images.
+    The last batch of an epoch is filled up with other images of the epoch.
 
     Parameters
     ----------
@@ -49,6 +47,9 @@ class EpochIter(mx.io.DataIter):
         Batches an epoch (default: as many as it takes for all images once). Workers need as many
         as each other, and `num_parts` does not give them that: a longer part is cut, a shorter one
         begins anew.
+    readers : int
+        ImageRecordIters that decode side by side (`data.readers`), fewer where the records are
+        few. The batches depend on it.
 
     `next` raises DataError where ImageRecordIter can't read a batch; it names the record. So it
     does where a file was changed since the first batch, at the end of the epoch at the latest. The
@@ -62,6 +63,7 @@ class EpochIter(mx.io.DataIter):
         epoch: int = 0,
         number: int = 0,
         batches: Optional[int] = None,
+        readers: int = 1,
     ) -> None:
         super().__init__(record_args["batch_size"])
         self._batches = batches
@@ -72,39 +74,73 @@ class EpochIter(mx.io.DataIter):
         self._args = {"prefetch_buffer": 1, **record_args, "path_imgrec": mxnet_path(self._path)}
         self._seed = seed
         self._part = record_args.get("part_index", 0)
-        self._records: Any = None
-        self._open(epoch)
+        workers = record_args.get("num_parts", 1)
+        self._readers = readers_of(self._files.size, workers, readers)
+        parts = parts_of(self._files.size, workers, self._readers)
+        #: Images of each part of all workers; the parts of this one.
+        self._sizes: List[int] = []
+        self._own = range(self._part * parts, (self._part + 1) * parts)
+        if self._readers > 1:
+            self._sizes = part_sizes(self._path, workers * parts)
+            self._batches = batches or self._round
+        self._reader: Optional[Union[FirstToLast, SideBySide]] = None
         shape = (self.batch_size, *record_args["data_shape"])
         self.provide_data = [mx.io.DataDesc("data", shape)]
         self.provide_label = [mx.io.DataDesc("softmax_label", shape[:1])]
-        for _ in range(number):
-            self.next()
+        self._open(epoch, number)
 
-    def _open(self, epoch: int) -> None:
+    def _open(self, epoch: int, number: int = 0) -> None:
         self.epoch, self.number = epoch, 0
-        self._read_from_the_start(epoch_seed(self._seed, epoch, self._part))
+        self._problem = self._files.problem()
+        if self._problem:
+            return self._abandon()
+        if self._readers == 1:
+            self._reader = self._first_to_last(self._epoch_seed())
+            for _ in range(number):
+                self.next()
+        else:
+            self._reader = self._side_by_side(number)
+            self.number = number
 
-    def _read_from_the_start(self, seed: int) -> None:
-        self._batches_read = 0
-        self._error: Optional[DataError] = None
-        problem = self._files.problem()
-        if problem:
-            self._abandon()
-            self._error = DataError(problem)
-            return
-        self._records = None
+    def _begin_anew(self) -> None:
+        """Read this worker's records a second time in this epoch."""
+        if self._readers == 1:
+            self._reader = self._first_to_last(self._epoch_seed(anew=True))
+        else:
+            self._reader = self._side_by_side(self.number)
+
+    @property
+    def _round(self) -> int:
+        """The batches that this worker's images make once."""
+        return math.ceil(sum(self._sizes[part] for part in self._own) / self.batch_size)
+
+    def _epoch_seed(self, anew: bool = False) -> int:
+        return epoch_seed(self._seed, self.epoch, self._part, *([-1] if anew else []))
+
+    def _first_to_last(self, seed: int) -> FirstToLast:
+        self._reader = None  # its memory, before another takes as much
         try:
-            with self._naming_the_place(), suppress(StopIteration):
-                self._records = mx.io.ImageRecordIter(seed=seed, seed_aug=seed, **self._args)
-        except DataError as error:
-            # MXNet reads ahead: now and then it is here that it tells of a later batch.
-            self._error = error
-            return
-        if self._records is None:
+            return FirstToLast({**self._args, "seed": seed, "seed_aug": seed})
+        except StopIteration:
             raise DataError(
                 f"{self._path}: no record begins in part {self._part} of "
                 f"{self._args.get('num_parts', 1)}: too few records for so many workers"
-            )
+            ) from None
+
+    def _side_by_side(self, number: int) -> SideBySide:
+        self._reader = None
+        anew, number = divmod(number, self._round)
+        seed = self._epoch_seed(anew > 0)
+        order = list(self._own)
+        if self._args.get("shuffle"):
+            np.random.RandomState(epoch_seed(seed)).shuffle(order)
+        return SideBySide(
+            {**self._args, "num_parts": len(self._sizes)},
+            Takes(order, self._sizes, self._readers, self.batch_size),
+            self._sizes,
+            [epoch_seed(seed, part) for part in range(len(self._sizes))],
+            number,
+        )
 
     def reset(self) -> None:
         self._open(self.epoch + 1)
@@ -113,7 +149,7 @@ class EpochIter(mx.io.DataIter):
         if self.number == self._batches:
             self._check_files()
             raise StopIteration
-        if len(self._files) <= _FEW_FILES:
+        if self._problem or len(self._files) <= _FEW_FILES:
             self._check_files()
         try:
             batch = self._next_of_records()
@@ -121,7 +157,7 @@ class EpochIter(mx.io.DataIter):
             self._check_files()
             if self._batches is None:
                 raise
-            self._read_from_the_start(epoch_seed(self._seed, self.epoch, self._part, -1))
+            self._begin_anew()
             batch = self._next_of_records()
         batch.epoch, batch.number = self.epoch, self.number
         batch.seed = epoch_seed(self._seed, self.epoch, self._part, self.number)
@@ -129,48 +165,38 @@ class EpochIter(mx.io.DataIter):
         return batch
 
     def _check_files(self) -> None:
-        problem = self._files.problem()
+        problem = self._problem or self._files.problem()
         if problem:
             self._abandon()
             raise DataError(problem)
 
     def _abandon(self) -> None:
-        """Never free the iterator: MXNet ends the process when it frees one whose reading thread
-        has reached the end of a truncated file."""
-        if self._records is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._records))
-        self._records = None
+        if self._reader is not None:
+            self._reader.abandon()
+        self._reader = None
 
     def _next_of_records(self) -> mx.io.DataBatch:
-        if self._error:
-            raise self._error
-        with self._naming_the_place():
-            batch = self._records.next()
-        self._batches_read += 1
-        return batch
-
-    @contextmanager
-    def _naming_the_place(self) -> Iterator[None]:
+        assert self._reader is not None
         try:
-            yield
-        except mx.base.MXNetError as error:
+            return self._reader.next()
+        except Unreadable as error:
             self._check_files()
             self._abandon()
-            path = self._path
+            self._problem = self._named(error)
+            raise DataError(self._problem) from None
+
+    def _named(self, error: Unreadable) -> str:
+        """Return a line that names the record."""
+        path = self._path
+        what = f"{path}: epoch {self.epoch}, batch {self.number + 1}: a record can't be read: "
+        found = first_bad_record(path, error.num_parts, error.part, error.delivered)
+        if not found:
             reason = next((line for line in str(error).splitlines() if "failed" in line), error)
-            found = first_bad_record(
-                path,
-                self._args.get("num_parts", 1),
-                self._part,
-                self._batches_read * self._args["batch_size"],
-            )
-            what = f"{path}: epoch {self.epoch}, batch {self.number + 1}: a record can't be read: "
-            if not found:
-                raise DataError(f"{what}{str(reason).strip()}") from None
-            raise DataError(
-                f"{what}{found}: python -m data.verify lists all faults, "
-                "--skip-bad-records trains without them"
-            ) from None
+            return f"{what}{str(reason).strip()}"
+        return (
+            f"{what}{found}: python -m data.verify lists all faults, "
+            "--skip-bad-records trains without them"
+        )
 
 
 class _WatchedFiles:
@@ -178,7 +204,9 @@ class _WatchedFiles:
 
     def __init__(self, paths: List[str]) -> None:
         self._paths = paths
-        self._known = [_state(path) for path in paths]
+        self._known = [state(path) for path in paths]
+        #: Bytes of all files.
+        self.size = sum(known[0] for known in self._known if known)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -186,21 +214,13 @@ class _WatchedFiles:
     def problem(self) -> Optional[str]:
         """Return which file has changed since the start, None for none."""
         for path, known in zip(self._paths, self._known):
-            now = _state(path)
+            now = state(path)
             if now != known:
                 return (
                     f"{path}: changed while it was read ({_difference(known, now)}): when it is "
                     "complete, resume with --retrain"
                 )
         return None
-
-
-def _state(path: str) -> Tuple[int, ...]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_size, status.st_mtime_ns
 
 
 def _difference(known: Tuple[int, ...], now: Tuple[int, ...]) -> str:
@@ -240,7 +260,7 @@ def first_bad_record(path: PathLike, num_parts: int, part: int, delivered: int) 
     record that it failed on is near the `delivered` images that it gave before.
     """
     records = scan(path)
-    numbers = _in_part(records, num_parts, part)
+    numbers = np.flatnonzero(part_of_records(records, num_parts) == part)
     reached = records.offsets[numbers[min(delivered, len(numbers) - 1)]]
     for number in numbers[np.abs(records.offsets[numbers] - reached) <= _NEAR].tolist():
         found = records.read(number)
@@ -256,20 +276,8 @@ def first_bad_record(path: PathLike, num_parts: int, part: int, delivered: int) 
 
 def part_sizes(path: PathLike, num_parts: int) -> List[int]:
     """Return how many records each part has that ImageRecordIter reads with `num_parts`."""
-    records = scan(path)
-    return [len(_in_part(records, num_parts, part)) for part in range(num_parts)]
-
-
-def _in_part(records: Records, num_parts: int, part: int) -> np.ndarray:
-    """Return the numbers of a part's records.
-
-    dmlc-core's InputSplitBase::ResetPartition: equal numbers of bytes, each part from the first
-    record that begins in it.
-    """
-    share = -(-records.size // num_parts)
-    share += -share % 4
-    offsets = records.offsets
-    return np.flatnonzero((offsets >= share * part) & (offsets < share * (part + 1)))
+    parts = part_of_records(scan(path), num_parts)
+    return np.bincount(parts, minlength=num_parts).tolist()
 
 
 def epoch_seed(*numbers: int) -> int:

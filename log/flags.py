@@ -24,8 +24,8 @@ class Flag:
     """What is known about a flag besides its name and its default.
 
     kept : a checkpoint keeps the value, because it decides what the run computes.
-    before : the value to assume for a checkpoint that was written before the flag existed. Only
-        flags of a recipe use it (`model.plan.before_flags`).
+    before : the value to assume for a checkpoint that was written before the flag existed, as
+        `model.plan.before_flags` says.
     shared : all workers of a job must have the same value.
     options : further arguments of add_argument.
     off : a second flag, which sets the value to False, and its help.

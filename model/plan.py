@@ -214,8 +214,14 @@ def own_paths() -> Tuple[str, ...]:
 
 
 def before_flags() -> Dict[str, Any]:
-    """Return the values to assume for the flags of a recipe that a checkpoint does not store."""
-    settings = {name: known.before for name, _, known in GROUPS["recipe"].flags()}
+    """Return the values to assume for flags that a checkpoint lacks, as it is older: those of a
+    recipe, and others that did not behave as by default."""
+    settings = {
+        name: known.before
+        for group in GROUPS.values()
+        for name, default, known in group.flags()
+        if group is Recipe or known.before != default
+    }
     return {**settings, "augmentation": {}, "lr_end": None}
 
 

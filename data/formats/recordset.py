@@ -9,8 +9,9 @@ import struct
 import warnings
 from array import array
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -108,10 +109,21 @@ def scan(records: PathLike) -> Records:
     """Read the framing and the label of every record, without decoding an image.
 
     Raises DataError where a file is missing, empty or damaged, where a record has several labels or
-    one that is not a whole number, and where a file has an index that does not fit.
+    one that is not a whole number, and where a file has an index that does not fit. Files that are
+    as they were at an earlier call are not read again.
     """
+    files = record_files(records)
+    return _scan_files(os.fspath(records), tuple((file, *_states(file)) for file in files))
+
+
+def _states(file: str) -> Tuple[Tuple[int, ...], Tuple[int, ...]]:
+    return state(file), state(str(Path(file).with_suffix(".idx")))
+
+
+@lru_cache(maxsize=4)
+def _scan_files(path: str, known: Tuple[Tuple[Any, ...], ...]) -> Records:
     files, offsets, labels, start = [], [], [], 0
-    for file in record_files(records):
+    for file, *_ in known:
         index = read_index(file)
         scanned = _scan_file(file, index)
         if index is not None:
@@ -120,9 +132,16 @@ def scan(records: PathLike) -> Records:
         offsets.append(scanned[0] + start)
         labels.append(scanned[1])
         start += scanned[2]
-    return Records(
-        os.fspath(records), np.concatenate(offsets), np.concatenate(labels), tuple(files), start
-    )
+    return Records(path, np.concatenate(offsets), np.concatenate(labels), tuple(files), start)
+
+
+def state(path: str) -> Tuple[int, ...]:
+    """Return what changes if a file is written to; nothing if there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_size, status.st_mtime_ns
 
 
 def _scan_file(path: str, index: Optional[np.ndarray]) -> Tuple[np.ndarray, np.ndarray, int]:

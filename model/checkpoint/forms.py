@@ -39,6 +39,7 @@ SETTINGS = schema.entries(
         "optimizer": schema.text,
         "mom": _FINITE,
         "accumulate": schema.whole(1),
+        "data_readers": schema.whole(1),
     },
 )
 

@@ -6,9 +6,13 @@ from typing import NamedTuple, Optional, Tuple
 import mxnet as mx
 import numpy as np
 
+from data.arguments import THREADS_BESIDE_TRAINING
+from data.formats.recordset import scan
 from data.inspect import Images
 from data.iterators import EpochIter, fitting_batch_size, part_sizes, record_args, training_args
 from data.mixing import Mixing, MixingIter, balanced_weights
+from data.parts import images_ahead
+from log.machine import usable_cores
 from model.arguments import Devices
 from model.checkpoint import Place
 from model.job.cluster import Cluster
@@ -31,25 +35,40 @@ class ValidationImages(NamedTuple):
 def iterators(run: Run, cluster: Cluster) -> Tuple[mx.io.DataIter, ValidationImages]:
     """Return what this worker trains on, at the place where the run starts, and validates on."""
     place = run.start.place
-    train_iter = training_iter(run.plan, run.origin, run.images, place, run.batches, cluster)
+    threads = decoding_threads(run.plan, on_gpus=run.contexts[0].device_type == "gpu")
+    train_iter = training_iter(
+        run.plan, run.origin, run.images, place, run.batches, cluster, threads
+    )
     return train_iter, validation_images(run, cluster)
 
 
 def training_iter(
-    plan: Plan, origin: Origin, images: Images, place: Place, batches: int, cluster: Cluster
+    plan: Plan,
+    origin: Origin,
+    images: Images,
+    place: Place,
+    batches: int,
+    cluster: Cluster,
+    threads: int,
 ) -> mx.io.DataIter:
     """Return this worker's training batches, from `place` on.
 
-    batches : of an epoch.
+    batches : of an epoch. threads : that decode.
     """
     path, recipe = images.train, plan.recipe
     augmentation = plan.augmentation
     side = images.train_sides.common
     drawn = augmentation.arguments(plan.level, plan.data.image_shape, side)
-    arguments = training_args(_record_args(plan, origin, path, plan.training.batch_size), drawn)
+    batch_size = plan.training.batch_size
+    arguments = training_args(_record_args(plan, origin, path, batch_size, threads), drawn)
     shard = {"num_parts": cluster.workers, "part_index": cluster.rank}
     epochs = EpochIter(
-        {**arguments, **shard}, plan.training.seed, place.epoch, place.batch, batches
+        {**arguments, **shard},
+        plan.training.seed,
+        place.epoch,
+        place.batch,
+        batches,
+        origin.readers,
     )
     mixing = Mixing(recipe.mixup, recipe.cutmix, recipe.random_erasing)
     weights = class_weights(plan, images)
@@ -82,12 +101,28 @@ def validation_images(run: Run, cluster: Cluster) -> ValidationImages:
     if not parts[rank]:
         return ValidationImages(None, batches)
     fitting = fitting_batch_size(batch_size, parts[rank], len(run.contexts))
-    arguments = _record_args(run.plan, run.origin, path, fitting)
-    images = EpochIter({**arguments, "num_parts": len(parts), "part_index": rank})
+    threads = decoding_threads(run.plan, on_gpus=run.contexts[0].device_type == "gpu")
+    arguments = _record_args(run.plan, run.origin, path, fitting, threads)
+    shard = {"num_parts": len(parts), "part_index": rank}
+    images = EpochIter({**arguments, **shard}, readers=run.origin.readers)
     return ValidationImages(images, batches)
 
 
-def _record_args(plan: Plan, origin: Origin, path: str, batch_size: int) -> dict:
+def decoded_ahead(plan: Plan, images: Images, origin: Origin, cluster: Cluster) -> int:
+    """Return the bytes of decoded images, for training and for validation, that wait until a batch
+    has room for them."""
+    floats = math.prod(plan.data.image_shape)
+    sets = [scan(path) for path in (images.train, images.val) if path]
+    return sum(4 * floats * images_ahead(each, cluster.workers, origin.readers) for each in sets)
+
+
+def decoding_threads(plan: Plan, on_gpus: bool) -> int:
+    """Return how many threads decode this worker's images."""
+    by_default = usable_cores() if on_gpus else THREADS_BESIDE_TRAINING
+    return plan.data.data_nthreads or by_default
+
+
+def _record_args(plan: Plan, origin: Origin, path: str, batch_size: int, threads: int) -> dict:
     data = plan.data
     return record_args(
         path,
@@ -95,7 +130,7 @@ def _record_args(plan: Plan, origin: Origin, path: str, batch_size: int) -> dict
         batch_size,
         origin.mean,
         origin.std,
-        data.data_nthreads,
+        threads,
         first_gpu(plan.devices),
     )
 

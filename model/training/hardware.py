@@ -110,9 +110,17 @@ def _fastest_dtype(plan: Plan, contexts: Contexts, symbol: mx.sym.Symbol, notice
 
 
 def check_memory(
-    plan: Plan, symbol: mx.sym.Symbol, contexts: Contexts, dtype: str, notices: Notices
+    plan: Plan,
+    symbol: mx.sym.Symbol,
+    contexts: Contexts,
+    dtype: str,
+    decoded: int,
+    notices: Notices,
 ) -> None:
-    """Say how much memory training needs. Raise ModelError if there is not enough."""
+    """Say how much memory training needs. Raise ModelError if there is not enough.
+
+    decoded : bytes of images that wait for their batch.
+    """
     shape = (plan.training.batch_size, *plan.data.image_shape)
     arrays = plan.method().arrays_in_a_checkpoint()
     need = memory.needed(
@@ -123,6 +131,7 @@ def check_memory(
         arrays,
         plan.devices.memonger,
         bool(plan.data.data_val),
+        decoded,
     )
     total, free = memory.host_memory()
     on_device, of_gpus = None, ""

@@ -39,18 +39,20 @@ def needed(
     arrays: int = 2,
     memonger: bool = False,
     validates: bool = True,
+    decoded: int = 0,
 ) -> Need:
     """Return what training `symbol`, the network as it is saved, will need.
 
     data_shape : (N, 3, H, W), over all contexts. dtype, memonger : as for `RunningNetwork`.
     arrays : arrays in a checkpoint for each parameter: itself, the optimizer's states, averages.
-    validates : after each epoch there is a network for inference, too.
+    validates : after each epoch there is a network for inference, too. decoded : bytes of images
+    that wait for their batch.
     """
     device_type = contexts[0].device_type
     activations = planned_bytes(symbol, data_shape, device_type, dtype, memonger)
     params = _FLOAT * sum(map(math.prod, parameter_shapes(symbol).values()))
     batch = _FLOAT * math.prod(data_shape)
-    unplanned = resident() + _LIBRARIES + _COPIES * params + batch
+    unplanned = resident() + _LIBRARIES + _COPIES * params + batch + decoded
     if device_type == "gpu":
         return Need(0, unplanned, (activations + batch) // len(contexts) + 2 * params)
     # Every device has the parameters and their gradients.
@@ -64,7 +66,7 @@ def needed(
     return Need(certain, certain + states + again + scoring + unplanned)
 
 
-# Not planned by MXNet, as measured. Bytes that decoding, oneDNN and threads take:
+# Not planned by MXNet, as measured. Bytes that oneDNN and threads take:
 _LIBRARIES = 400 << 20
 # Copies of the parameters: on the host, while a checkpoint is written and scored, and what the
 # allocator keeps of these.

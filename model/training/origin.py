@@ -5,6 +5,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import mxnet as mx
 
+from data.arguments import READERS
 from log.notices import Notices
 from model import ModelError
 from model.checkpoint import Generation
@@ -12,7 +13,7 @@ from model.network import Network, load_network
 from model.network.checking import load_symbol
 from model.network.layers import architecture
 from model.network.params import check_image_shape
-from model.plan import Plan
+from model.plan import Plan, before_flags
 from model.training.finetune import starting_params
 from symbol_xception import ORIGINAL_FILTERS, REDUCED_FILTERS, get_xception_symbol
 
@@ -24,6 +25,7 @@ class Origin:
     network : the trained network of --pretrained, None if the run resumes or has none.
     symbol : of that network or of the checkpoint; None for a new one.
     mean, std : of the pixels, by channel.
+    readers : --data-readers.
     pretrained : (prefix, epoch) of the network that the run once started from, or None.
     """
 
@@ -31,6 +33,7 @@ class Origin:
     symbol: Optional[mx.sym.Symbol]
     mean: Tuple[float, ...]
     std: Tuple[float, ...]
+    readers: int
     pretrained: Optional[Tuple[str, int]]
 
 
@@ -53,16 +56,22 @@ def origin_of(plan: Plan, generation: Optional[Generation]) -> Origin:
     network = symbol = None
     mean: Sequence[float] = (0, 0, 0)
     std: Sequence[float] = (1, 1, 1)
+    readers = READERS
     if generation:
-        saved = generation.run["settings"]
+        saved = {**before_flags(), **generation.run["settings"]}
         symbol = load_symbol(generation.symbol_json, f"{plan.saving.model_prefix}-symbol.json")
-        mean, std = saved["rgb_mean"], saved["rgb_std"]
+        mean, std, readers = saved["rgb_mean"], saved["rgb_std"], saved["data_readers"]
         pretrained = pretrained or saved.get("pretrained")
     elif pretrained:
         network = load_network(*pretrained)
         symbol, mean, std = network.symbol, network.mean, network.std
     return Origin(
-        network, symbol, data.rgb_mean or tuple(mean), data.rgb_std or tuple(std), pretrained
+        network,
+        symbol,
+        data.rgb_mean or tuple(mean),
+        data.rgb_std or tuple(std),
+        data.data_readers or readers,
+        pretrained,
     )
 
 

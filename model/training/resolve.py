@@ -12,6 +12,8 @@ from typing import Any, Dict, Optional, Tuple
 import mxnet as mx
 
 from data import DataError
+from data.checking.order import check_order
+from data.formats.recordset import scan
 from data.inspect import Images, check_crop, inspect_images
 from log.notices import Notices
 from model.checkpoint import Generation
@@ -21,7 +23,7 @@ from model.network import Network
 from model.network.params import check_finite, check_params, numpy_params
 from model.plan import Plan, own_paths
 from model.training.average import AveragedCheckpoints
-from model.training.batches import class_weights
+from model.training.batches import class_weights, decoded_ahead
 from model.training.claiming import announce_disk, check_disk, claim_checkpoints
 from model.training.hardware import Contexts, agree_on_dtype, check_memory, choose_contexts
 from model.training.origin import Architecture, Origin, build_network, origin_of, pretrained_params
@@ -58,10 +60,13 @@ def resolve(plan: Plan, cluster: Cluster) -> Run:
 
     dtype = agree_on_dtype(plan, contexts, network.symbol, generation, cluster, notices)
     check_crop(plan.data.image_shape, images, notices)
+    batch_size = plan.training.batch_size
+    check_order(scan(images.train), cluster.workers, origin.readers, batch_size, notices)
     settings = settings_of(plan, images, origin, network, contexts, dtype, cluster)
     notices.info(plan.recipe_line)
     check_workers(plan, images, origin, settings, cluster)
-    check_memory(plan, network.symbol, contexts, dtype, notices)
+    decoded = decoded_ahead(plan, images, origin, cluster)
+    check_memory(plan, network.symbol, contexts, dtype, decoded, notices)
     announce_disk(plan, checkpoints, network.symbol, writes, notices)
 
     point = resume_point(plan, generation, settings, batches, notices)
@@ -184,6 +189,7 @@ def settings_of(
         **plan.settings(),
         "rgb_mean": list(origin.mean),
         "rgb_std": list(origin.std),
+        "data_readers": origin.readers,
         "pretrained": list(origin.pretrained) if origin.pretrained else None,
         "filters": network.filters,
         "padding": network.padding,

@@ -7,14 +7,16 @@ from typing import Any, Callable
 
 import numpy as np
 
+from data.formats.recordset import scan
 from data.inspect import Images, Sides, inspect_images
 from data.iterators import SyntheticIter
+from data.parts import readers_of
 from log.notices import Notice, Notices
 from log.report import NoReport
 from model.checkpoint import Place
 from model.job.cluster import Cluster
 from model.plan import Plan
-from model.training.batches import ValidationImages, training_iter
+from model.training.batches import ValidationImages, decoding_threads, training_iter
 from model.training.benchmark import peak_megabytes
 from model.training.hardware import choose_contexts, choose_dtype
 from model.training.origin import build_network, origin_of
@@ -31,16 +33,20 @@ def input_speed(plan: Plan, cluster: Cluster) -> str:
     images = inspect_images(plan.data, _notices(plan))
     batch_size = plan.training.batch_size
     batches = math.ceil(images.num_train / batch_size)
+    threads, origin = decoding_threads(plan, on_gpus=True), origin_of(plan, None)
     began = time.perf_counter()
-    train_iter = training_iter(plan, origin_of(plan, None), images, Place(0), batches, cluster)
+    train_iter = training_iter(plan, origin, images, Place(0), batches, cluster, threads)
+    first = None
     for number in range(plan.benchmark.benchmark_batches):
         if number and number % batches == 0:
             train_iter.reset()
         train_iter.next().data[0].wait_to_read()
+        first = first or time.perf_counter() - began
     # Decoding goes ahead of what is asked for: only the whole time tells.
     seconds = (time.perf_counter() - began) / plan.benchmark.benchmark_batches
-    what = f"input, {images.train}, {plan.data.data_nthreads} threads, {_shape(plan)}"
-    return _speed_line(plan, what, seconds)
+    readers = readers_of(scan(images.train).size, cluster.workers, origin.readers)
+    what = f"input, {images.train}, readers {readers}, threads {threads}, {_shape(plan)}"
+    return f"{_speed_line(plan, what, seconds)}, first batch after {first:.2f} s"
 
 
 def training_speed(plan: Plan, cluster: Cluster, fit: Callable[..., Any]) -> str:

@@ -126,20 +126,6 @@ def test_classes_without_images_are_said(labels, num_classes, names, says):
     assert not found or re.match(says if says[0] in "wa" else f".*{says}", found[0])
 
 
-def test_records_in_the_order_of_the_classes_are_said():
-    """100 megabytes; within what MXNet shuffles at a time all classes come, or two."""
-    offsets = np.arange(1000) * (100 << 20) // 1000
-    labels = np.arange(1000) // 100
-    for order, says in ((labels, 1), (np.random.RandomState(0).permutation(labels), 0)):
-        records = recordset.Records("a.rec", offsets, order.astype("f4"))
-        found = noticed(inspect.check_order, records)
-        assert len(found) == says
-        assert not says or "in the order of the classes" in found[0]
-    # A file that is shuffled as a whole.
-    small = recordset.Records("a.rec", offsets // 10, labels.astype("f4"))
-    assert noticed(inspect.check_order, small) == []
-
-
 @pytest.mark.parametrize(
     ("train", "val", "says"),
     [

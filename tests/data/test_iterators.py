@@ -1,5 +1,6 @@
 """data.iterators: an epoch holds the records, each once, and can be entered anywhere."""
 
+import functools
 import itertools
 import os
 import shutil
@@ -11,7 +12,7 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from data import DataError, inspect, iterators
+from data import DataError, inspect, iterators, parts
 from data.formats import classes, recordset
 from data.packing import writer
 from tests.data.files import PNG, record, write
@@ -32,6 +33,14 @@ def numbered(tmp_path_factory):
     return iterators.training_args(args, {"rand_crop": True, "rand_mirror": True})
 
 
+@pytest.fixture(params=[1, 3], ids=["one reader", "three readers"])
+def epochs(request, monkeypatch):
+    """EpochIter with so many readers, however few the records are."""
+    monkeypatch.setattr(parts, "SHUFFLED_BYTES", 1 << 10)
+    monkeypatch.setattr(parts, "PART_BYTES", 16 << 10)
+    return functools.partial(iterators.EpochIter, readers=request.param)
+
+
 def rest_of_epoch(iterator) -> list:
     """Return all that is to know of each batch up to the end of the epoch."""
     return [
@@ -50,8 +59,8 @@ def seen(batches) -> list:
     return [label for batch in batches for label in batch["labels"][: BATCH - batch["pad"]]]
 
 
-def test_every_epoch_has_every_image_once(numbered):
-    iterator = iterators.EpochIter(numbered, seed=5)
+def test_every_epoch_has_every_image_once(epochs, numbered):
+    iterator = epochs(numbered, seed=5)
     orders = []
     for epoch in range(3):
         batches = rest_of_epoch(iterator)
@@ -64,45 +73,45 @@ def test_every_epoch_has_every_image_once(numbered):
     assert len({tuple(order) for order in orders}) == 3
 
 
-def test_an_epoch_can_be_had_without_those_before_it(numbered):
-    iterator = iterators.EpochIter(numbered, seed=5)
+def test_an_epoch_can_be_had_without_those_before_it(epochs, numbered):
+    iterator = epochs(numbered, seed=5)
     for epoch in range(3):
         reached = rest_of_epoch(iterator)
-        assert rest_of_epoch(iterators.EpochIter(numbered, seed=5, epoch=epoch)) == reached
+        assert rest_of_epoch(epochs(numbered, seed=5, epoch=epoch)) == reached
         iterator.reset()
 
 
-def test_reset_within_an_epoch_goes_to_the_next(numbered):
-    iterator = iterators.EpochIter(numbered, seed=5)
+def test_reset_within_an_epoch_goes_to_the_next(epochs, numbered):
+    iterator = epochs(numbered, seed=5)
     iterator.next()
     iterator.reset()
-    assert rest_of_epoch(iterator) == rest_of_epoch(iterators.EpochIter(numbered, seed=5, epoch=1))
+    assert rest_of_epoch(iterator) == rest_of_epoch(epochs(numbered, seed=5, epoch=1))
 
 
 @pytest.mark.parametrize("number", [1, 4, 6])
-def test_an_epoch_can_be_entered_at_a_batch(numbered, number):
+def test_an_epoch_can_be_entered_at_a_batch(epochs, numbered, number):
     """And what follows that epoch is the same too. 6 is the end of the epoch: nothing is left."""
-    whole = iterators.EpochIter(numbered, seed=5, epoch=1)
-    entered = iterators.EpochIter(numbered, seed=5, epoch=1, number=number)
+    whole = epochs(numbered, seed=5, epoch=1)
+    entered = epochs(numbered, seed=5, epoch=1, number=number)
     assert rest_of_epoch(entered) == rest_of_epoch(whole)[number:]
     for iterator in (whole, entered):
         iterator.reset()
     assert rest_of_epoch(entered) == rest_of_epoch(whole)
 
 
-def test_another_seed_is_another_order(numbered):
-    runs = [rest_of_epoch(iterators.EpochIter(numbered, seed=seed)) for seed in (0, 1, 2**40)]
+def test_another_seed_is_another_order(epochs, numbered):
+    runs = [rest_of_epoch(epochs(numbered, seed=seed)) for seed in (0, 1, 2**40)]
     for key in ("labels", "pixels", "seed"):
         assert len({str([batch[key] for batch in run]) for run in runs}) == 3
 
 
-def test_augmentation_follows_from_seed_and_epoch(numbered):
+def test_augmentation_follows_from_seed_and_epoch(epochs, numbered):
     """The images in order, so that crops and mirrors alone differ; not by the number of threads."""
 
     def pixels(seed, epoch, threads):
         args = {**numbered, "shuffle": False, "preprocess_threads": threads}
-        batches = rest_of_epoch(iterators.EpochIter(args, seed=seed, epoch=epoch))
-        assert seen(batches) == list(range(IMAGES))
+        batches = rest_of_epoch(epochs(args, seed=seed, epoch=epoch))
+        assert sorted(seen(batches)) == list(range(IMAGES))
         return b"".join(batch["pixels"] for batch in batches)
 
     places = [(0, 0), (0, 1), (1, 0)]
@@ -111,17 +120,57 @@ def test_augmentation_follows_from_seed_and_epoch(numbered):
         assert pixels(*place, threads=1) == pixels(*place, threads=2)
 
 
-def test_seeds_of_batches_differ(numbered):
+def test_seeds_of_batches_differ(epochs, numbered):
     seeds = [
         batch["seed"]
         for epoch in range(3)
         for part in range(2)
         for batch in rest_of_epoch(
-            iterators.EpochIter({**numbered, "num_parts": 2, "part_index": part}, epoch=epoch)
+            epochs({**numbered, "num_parts": 2, "part_index": part}, epoch=epoch)
         )
     ]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_pixels_belong_to_their_labels(epochs, numbered):
+    """Also where nobody waits for a batch before the next one is asked for."""
+    args = {**numbered, "rand_crop": False, "rand_mirror": False}
+    one_by_one = iterators.EpochIter({**args, "shuffle": False, "batch_size": 1})
+    sums = {int(batch.label[0].asscalar()): batch.data[0].sum().asscalar() for batch in one_by_one}
+    for epoch in range(3):
+        found = [
+            (batch.label[0].copy(), batch.data[0].sum(axis=(1, 2, 3)))
+            for batch in epochs(args, epoch=epoch)
+        ]
+        for labels, of_images in found:
+            expected = [sums[int(label)] for label in labels.asnumpy()]
+            assert of_images.asnumpy().tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_short_batch_is_filled_up(epochs, numbered):
+    """With other images of the epoch; several readers: with those of the batch before."""
+    batches = rest_of_epoch(epochs(numbered, seed=5))
+    assert batches[-1]["pad"] == 2
+    if epochs.keywords["readers"] > 1:
+        assert batches[-1]["labels"][2:] == batches[-2]["labels"][2:]
+    assert not set(batches[-1]["labels"][2:]) & set(batches[-1]["labels"][:2])
+    # More than there are images: with its own.
+    (batch,) = epochs({**numbered, "batch_size": 30})
+    labels = batch.label[0].asnumpy().tolist()
+    assert batch.pad == 8 and sorted(labels[:22]) == list(range(IMAGES))
+    assert set(labels[22:]) <= set(range(IMAGES))
+
+
+def test_a_worker_with_fewer_images_begins_anew(epochs, numbered):
+    """In the middle of its second time, too, an epoch can be entered."""
+    whole = rest_of_epoch(epochs(numbered, seed=5, epoch=1, batches=9))
+    assert [batch["pad"] for batch in whole] == [0] * 5 + [2] + [0] * 3
+    assert whole[6]["labels"] != whole[0]["labels"]
+    assert len(set(seen(whole[6:]))) == 3 * BATCH
+    for number in (5, 6, 7, 9):
+        entered = epochs(numbered, seed=5, epoch=1, number=number, batches=9)
+        assert rest_of_epoch(entered) == whole[number:]
 
 
 def test_what_is_read_ahead_is_told_when_it_is_asked_for(numbered, tmp_path):
@@ -138,13 +187,9 @@ def test_what_is_read_ahead_is_told_when_it_is_asked_for(numbered, tmp_path):
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_parts_together_have_every_image_once(numbered, epoch):
+def test_parts_together_have_every_image_once(epochs, numbered, epoch):
     parts = [
-        seen(
-            rest_of_epoch(
-                iterators.EpochIter({**numbered, "num_parts": 3, "part_index": part}, epoch=epoch)
-            )
-        )
+        seen(rest_of_epoch(epochs({**numbered, "num_parts": 3, "part_index": part}, epoch=epoch)))
         for part in range(3)
     ]
     assert all(parts)
@@ -228,12 +273,12 @@ def test_files_of_a_set_have_the_same_classes(tmp_path):
         recordset.names_of_classes(files)
 
 
-def test_a_bad_record_of_several_files_is_named(tmp_path):
+def test_a_bad_record_of_several_files_is_named(epochs, tmp_path):
     files = several(tmp_path, 3, 3)
     write(Path(files[1]), record(3.0), record(4.0, b"no image"), record(5.0))
     args = {"path_imgrec": ";".join(files), "data_shape": (3, 32, 32), "batch_size": 6}
     with pytest.raises(DataError, match=rf"{files[1]}: record 1 at byte \d+: not an image"):
-        iterators.EpochIter(args).next()
+        epochs(args).next()
 
 
 @pytest.mark.parametrize("change", ["cut off", "appended", "other bytes", "gone"])
