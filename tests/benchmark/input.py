@@ -3,31 +3,36 @@
     python -m tests.benchmark.input [--images 320] [--out FILE.json]
 
 Makes photo-like JPEG images with a short side of 480 pixels at quality 90 and packs them. Then, in
-turn, A B A B, each time in a process of its own, medians: reading, decoding and augmenting them
-(ImageNet, level 2), on one core and on all; and training on them beside training on pixels in
+a process of its own each time, medians: reading, decoding and augmenting them (ImageNet's levels),
+on one core and on all, beside decoding alone; and training on them beside training on pixels in
 memory, the reduced filters at 224x224.
 """
 
 import argparse
 import contextlib
 import json
+import math
 import os
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from data.packing.writer import pack_files
+from data.parts import PART_BYTES
 from log.machine import usable_cores
 from model.devices import has_bfloat16
 from tests.benchmark.peers.environments import ROOT, PeerError, last_line, python_of
 
 BATCH = 16
+#: Seconds of decoding, and several parts of each reader.
+BATCHES = 400
 
 
 def picture(random) -> np.ndarray:
@@ -55,13 +60,13 @@ def make_images(folder: Path, count: int) -> list:
     return paths
 
 
-def images_per_second(command, pattern=None, cores=None, take=statistics.median, cwd=ROOT):
-    """Return what a process on the first `cores` cores prints, by `pattern` or as JSON."""
+def output_of(command, cores=None) -> str:
+    """Return what a process on the first `cores` cores prints."""
     usable = sorted(os.sched_getaffinity(0))[:cores]
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [str(word) for word in command],
-        cwd=cwd,
+        cwd=ROOT,
         env={**environment, "PYTHONPATH": str(ROOT)},
         preexec_fn=lambda: os.sched_setaffinity(0, usable),
         capture_output=True,
@@ -69,9 +74,7 @@ def images_per_second(command, pattern=None, cores=None, take=statistics.median,
     )
     if done.returncode:
         raise PeerError(last_line(done))
-    if pattern is None:
-        return json.loads(done.stdout.splitlines()[-1])["images_s"]
-    return take([float(number) for number in re.findall(pattern, done.stdout)])
+    return done.stdout
 
 
 def ours(rec, *more):
@@ -81,20 +84,38 @@ def ours(rec, *more):
     ]  # fmt: skip
 
 
-def input_on(cores, rec, folder, python, batches, rounds) -> dict:
-    """Return images/s of both pipelines, on that many cores with as many threads or workers."""
+def input_on(cores, level, rec, rounds) -> dict:
+    """Return images/s and the seconds to the first batch, on that many cores."""
+    reader = ours(
+        rec, "--benchmark", "input", "--benchmark-batches", BATCHES, "--aug-level", level,
+        "--data-nthreads", cores,
+    )  # fmt: skip
+    speeds, first = [], []
+    for _ in range(rounds):
+        (line,) = output_of(reader, cores).splitlines()
+        speeds.append(float(re.search(r": ([\d.]+) images/s,", line)[1]))
+        first.append(float(re.search(r"first batch after ([\d.]+) s", line)[1]))
+    return {"speed": statistics.median(speeds), "first": statistics.median(first)}
+
+
+def loader_on(cores, folder, python, rounds) -> float:
+    """Return images/s of the DataLoader with as many processes."""
     loader = [
         python, "-m", "tests.benchmark.peers.pillow_input", folder, "--workers", cores,
-        "--batch", BATCH, "--batches", batches,
+        "--batch", BATCH, "--batches", BATCHES,
     ]  # fmt: skip
-    reader = ours(
-        rec, "--benchmark", "input", "--benchmark-batches", batches, "--data-nthreads", cores
-    )
-    found = {"ours": [], "loader": []}
-    for _ in range(rounds):
-        found["ours"].append(images_per_second(reader, r": ([\d.]+) images/s,", cores))
-        found["loader"].append(images_per_second(loader, cores=cores))
-    return {name: statistics.median(values) for name, values in found.items()}
+    found = [json.loads(output_of(loader, cores).splitlines()[-1]) for _ in range(rounds)]
+    return statistics.median(each["images_s"] for each in found)
+
+
+def decoding_alone(paths) -> float:
+    """Return the images/s of one core that only decodes, with the libjpeg-turbo in OpenCV."""
+    files = [np.fromfile(path, np.uint8) for path in paths]
+    cv2.setNumThreads(1)
+    began = time.perf_counter()
+    for file in files:
+        cv2.imdecode(file, cv2.IMREAD_COLOR)
+    return len(files) / (time.perf_counter() - began)
 
 
 def training_in(dtype, rec, folder, rounds) -> dict:
@@ -106,13 +127,37 @@ def training_in(dtype, rec, folder, rounds) -> dict:
     )  # fmt: skip
     found = {"synthetic": [], "records": []}
     for _ in range(rounds):
-        found["synthetic"].append(images_per_second(synthetic, r": ([\d.]+) images/s,"))
+        line = output_of(synthetic)
+        found["synthetic"].append(float(re.search(r": ([\d.]+) images/s,", line)[1]))
         # The first line of an epoch has the start of everything in it.
-        speed = images_per_second(
-            real, r"Speed: ([\d.]+) samples", take=lambda lines: statistics.median(lines[1:])
-        )
-        found["records"].append(speed)
+        _, *speeds = re.findall(r"Speed: ([\d.]+) samples", output_of(real))
+        found["records"].append(statistics.median(map(float, speeds)))
     return {name: statistics.median(values) for name, values in found.items()}
+
+
+def input_table(rec, folder, python, paths, rounds, out) -> None:
+    """Print images/s of each core."""
+    alone = statistics.median(decoding_alone(paths) for _ in range(rounds))
+    out["decoding alone"] = alone
+    print(f"decoding alone, one core: {alone:.0f} images/s\n")
+    print(
+        "| cores | level | this project, images/s a core | of decoding alone | "
+        "DataLoader, Pillow | ratio | first batch after, s |"
+    )
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for cores in sorted({1, usable_cores()}):
+        for level in (1, 2, 3):
+            found = out[f"input, cores {cores}, level {level}"] = input_on(
+                cores, level, rec, rounds
+            )
+            mine, beside = found["speed"] / cores, ""
+            if level == 2:
+                peer = out[f"loader, cores {cores}"] = loader_on(cores, folder, python, rounds)
+                beside = f"{peer / cores:.0f} | {found['speed'] / peer:.2f}"
+            print(
+                f"| {cores} | {level} | {mine:.0f} | {mine / alone:.2f} | "
+                f"{beside or '| '} | {found['first']:.1f} |"
+            )
 
 
 def main() -> int:
@@ -125,30 +170,25 @@ def main() -> int:
     args = parser.parse_args()
     if args.images < 10 * BATCH:
         parser.exit(2, f"{parser.prog}: error: --images: at least {10 * BATCH}\n")
-    cores = usable_cores()
     out = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         paths = make_images(folder, args.images)
-        rec = folder / "train.rec"
+        once, rec = folder / "once.rec", folder / "train.rec"
         items = [(number % 1000, str(path), path.read_bytes) for number, path in enumerate(paths)]
         with contextlib.redirect_stdout(sys.stderr):
-            pack_files(rec, items, resize=480, quality=90, num_thread=cores)
-        size = rec.stat().st_size / args.images / 1000
-        print(f"{args.images} images, 480x640, quality 90, {size:.0f} kB each\n")
+            pack_files(once, items, resize=480, quality=90, num_thread=usable_cores())
+        content = once.read_bytes()
+        # As many times as make enough for two readers that take more than one part each.
+        rec.write_bytes(content * math.ceil(4 * PART_BYTES / len(content)))
+        size = len(content) / args.images / 1000
+        print(f"{args.images} images, 480x640, quality 90, {size:.0f} kB each, many times over\n")
         try:
-            python = python_of("torch")
-            print("| cores | this project, images/s a core | DataLoader, Pillow | ratio |")
-            print("| --- | ---: | ---: | ---: |")
-            for number in sorted({1, cores}):
-                found = input_on(number, rec, folder, python, 40, args.rounds)
-                out[f"input, cores {number}"] = found
-                mine, peer = (value / number for value in found.values())
-                print(f"| {number} | {mine:.0f} | {peer:.0f} | {mine / peer:.2f} |")
+            input_table(rec, folder, python_of("torch"), paths, args.rounds, out)
             print("\n| training | in memory, images/s | from records | share kept |")
             print("| --- | ---: | ---: | ---: |")
             for dtype in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
-                found = training_in(dtype, rec, folder, args.rounds)
+                found = training_in(dtype, once, folder, args.rounds)
                 out[f"training, {dtype}"] = found
                 synthetic, real = found.values()
                 print(f"| {dtype} | {synthetic:.1f} | {real:.1f} | {real / synthetic:.2f} |")
