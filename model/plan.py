@@ -218,9 +218,9 @@ def before_flags() -> Dict[str, Any]:
     recipe, and others that did not behave as by default."""
     settings = {
         name: known.before
-        for group in GROUPS.values()
+        for title, group in GROUPS.items()
         for name, default, known in group.flags()
-        if group is Recipe or known.before != default
+        if title == "recipe" or known.before != default
     }
     return {**settings, "augmentation": {}, "lr_end": None}
 
