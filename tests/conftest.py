@@ -137,7 +137,7 @@ def workshop(records, tmp_path_factory):
     assert process.returncode == 0, process.stderr
     default = "xception-imagenet-0-0"
     named = (
-        *(("demo", 10), ("mine", 1), ("mine", 125), ("keras", 0), ("photos", 10)),
+        *(("demo", 10), ("mine", 1), ("mine", 30), ("mine", 125), ("keras", 0), ("photos", 10)),
         *((default, 50), (default, 125)),
     )
     for prefix, epoch in named:

@@ -278,7 +278,7 @@ def test_own_images_from_folders_to_training(tmp_path):
     train = train.replace("train_xception.py", str(ROOT / "train_xception.py"))
     # The modules are this folder's, the files of the commands the test's.
     python = f'python() {{ PYTHONPATH="{ROOT}" "{sys.executable}" "$@"; }}'
-    scores = [line.replace(" 125 ", " 1 ") for line in (evaluate, ten_crop)]
+    scores = [line.replace(" 30 ", " 1 ") for line in (evaluate, ten_crop)]
     scores[1] = scores[1].replace("256,288,320", "36,48")
     text = "\n".join([python, pack, verify, train, *scores, "cp -r images photos", pack_photos])
     process = subprocess.run(
