@@ -11,6 +11,7 @@ import mxnet as mx
 import numpy as np
 from mxnet.contrib.quantization import quantize_model_mkldnn
 
+from data.formats.recordset import scan
 from data.inspect import require
 from data.iterators import record_args
 from log.notices import Notices
@@ -33,6 +34,7 @@ def prepare(args: argparse.Namespace) -> Tuple[Network, Notices, Checkpoints]:
     args : those of model.quantize. Raises ModelError or DataError if these can't be used.
     """
     require(args.calibrate, None)
+    scan(args.calibrate)  # its framing: MXNet reads all of a file in which no record begins
     network, notices = prepared(load_network(args.prefix, args.epoch), args)
     if is_int8(network.symbol):
         raise ModelError(f"{network.source} is in int8 already")

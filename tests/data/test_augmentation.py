@@ -54,7 +54,7 @@ def images_of(rec, flags):
     plan = Plan.of((plain + flags).split())
     sides = check_sample(scan(rec))
     images = Images(str(rec), None, COUNT, 0, 1, None, sides, None)
-    batch = training_iter(plan, origin_of(plan, None), images, Place(0), 1, Cluster()).next()
+    batch = training_iter(plan, origin_of(plan, None), images, Place(0), 1, Cluster(), 1).next()
     return batch.data[0].asnumpy().transpose(0, 2, 3, 1).astype(float)
 
 

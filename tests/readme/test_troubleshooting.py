@@ -188,7 +188,7 @@ def records(provoked, patch):
         provoked.train("--model-prefix=model/bad-later")
     with patch.context() as within:
         states = itertools.chain([(148146, 0)], itertools.repeat((148136, 0)))
-        within.setattr("data.iterators._state", lambda path: next(states))
+        within.setattr("data.iterators.state", lambda path: next(states))
         provoked.train("--model-prefix=model/changed")
     label = mx.recordio.IRHeader(0, 10.0, 0, 0)
     image = mx.recordio.pack_img(label, np.zeros((32, 32, 3), np.uint8), img_fmt=".png")
