@@ -17,6 +17,7 @@ from data.iterators import record_args
 from log.notices import Notices
 from model import ModelError
 from model.checkpoint import Checkpoints, Place
+from model.inference.equalizing import equalized
 from model.inference.preprocessing import prepared
 from model.network.errors import mxnet_errors
 from model.network.inference import bind_network, inference_network
@@ -87,12 +88,17 @@ def quantize(
 
     calibration : images like those to come; the ranges of the layers' inputs are taken from them.
     """
-    running = inference_network(network.symbol, network.arg_params, network.aux_params)
+    symbol, arg_params, aux_params = inference_network(
+        network.symbol, network.arg_params, network.aux_params
+    )
+    arg_params = equalized(symbol, arg_params, calibration)
     with _quiet():
         # Ranges from the smallest to the largest value: the entropy mode, which cuts them off, cost
         # 9 points of accuracy on the digits; this one none.
         return quantize_model_mkldnn(
-            *running,
+            symbol,
+            arg_params,
+            aux_params,
             ctx=mx.cpu(),
             calib_mode="naive",
             calib_data=calibration,

@@ -368,7 +368,7 @@ def test_int8_keeps_the_accuracy(trained, digits, capsys):
         return quantize.main([*arguments, str(records)]), capsys.readouterr().err
 
     code, error = refused(ROOT / "README.md")
-    assert code == 1 and error.count("\n") == 1
+    assert code == 2 and error.count("\n") == 1
     code, error = refused(digits / "none.rec")
     assert code == 2 and error.endswith("none.rec is missing\n")
     done = subprocess.run(
