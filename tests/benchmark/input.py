@@ -92,7 +92,7 @@ def input_on(cores, level, rec, rounds) -> dict:
     )  # fmt: skip
     speeds, first = [], []
     for _ in range(rounds):
-        (line,) = output_of(reader, cores).splitlines()
+        line = output_of(reader, cores).splitlines()[-1]
         speeds.append(float(re.search(r": ([\d.]+) images/s,", line)[1]))
         first.append(float(re.search(r"first batch after ([\d.]+) s", line)[1]))
     return {"speed": statistics.median(speeds), "first": statistics.median(first)}
