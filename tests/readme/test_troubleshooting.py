@@ -73,7 +73,7 @@ def place(workshop, tmp_path_factory):
     shutil.copytree(workshop / "data" / "mine", folder / "data" / "mine")
     (folder / "model").mkdir()
     for path in (workshop / "model").glob("mine-*"):
-        if "0125" not in path.name:
+        if not path.name.startswith(("mine-0030", "mine-0125")):
             shutil.copy(path, folder / "model")
     return folder
 
