@@ -1,9 +1,10 @@
 """Channels of like ranges, before a network is quantized.
 
 int8 has one scale for all channels of a layer's input. Between a depthwise convolution and the
-pointwise one that reads it there is no BatchNorm in Xception: some channels are a hundred times as
-large as others, which then have a few steps of the 255. Scaling channel c of the one by 1 / s, and
-the weights that read it by s, changes nothing in float32, and evens the ranges out:
+pointwise one that reads it there is no BatchNorm in Xception: on CIFAR-10 the largest channel had 7
+times the range of the median one, which is left with few of the 255 steps. Scaling channel c of the
+one by 1 / s, and the weights that read it by s, changes nothing in float32, and evens the ranges
+out:
 
     pointwise -> relu -> depthwise      s = range(c): each channel of both weights has a scale of
                                         its own, so that this costs nothing
@@ -68,14 +69,24 @@ def links_of(graph: Graph) -> List[Link]:
     links = []
     for layer in graph.operators("Convolution"):
         value = layer
-        if _only(readers[layer], "Activation"):
+        if _only(readers[layer], "Activation") and readers[layer][0].attrs["act_type"] == "relu":
             (value,) = readers[layer]
-        if _only(readers[value], "Convolution") and value.attrs.get("act_type", "relu") == "relu":
-            (reader,) = readers[value]
-            reads_it = reader.inputs[0].node is value
-            if reads_it and _is_depthwise(layer) != _is_depthwise(reader):
-                links.append(Link(layer, value, reader))
+        if _only(readers[value], "Convolution"):
+            link = Link(layer, value, readers[value][0])
+            own_weights = all(
+                len(readers[each.inputs[1].node]) == 1 for each in (link.layer, link.reader)
+            )
+            if link.reader.inputs[0].node is value and own_weights and _is_scalable(link):
+                links.append(link)
     return links
+
+
+def _is_scalable(link: Link) -> bool:
+    """Return whether one is depthwise and the other has no groups: in other grouped convolutions a
+    channel's weights are elsewhere."""
+    if _groups(link.layer) == 1:
+        return _is_depthwise(link.reader) and _groups(link.reader) == _filters(link.layer)
+    return _is_depthwise(link.layer) and _groups(link.reader) == 1
 
 
 def _only(readers: List[Node], op: str) -> bool:
@@ -113,8 +124,16 @@ def _scale(channel: np.ndarray, weight: np.ndarray, link: Link) -> np.ndarray:
     return scale / np.exp(np.log(scale).mean())
 
 
+def _groups(convolution: Node) -> int:
+    return int(convolution.attrs.get("num_group", 1))
+
+
+def _filters(convolution: Node) -> int:
+    return int(convolution.attrs["num_filter"])
+
+
 def _is_depthwise(convolution: Node) -> bool:
-    return int(convolution.attrs.get("num_group", 1)) > 1
+    return 1 < _groups(convolution) == _filters(convolution)
 
 
 def _weight(convolution: Node) -> str:

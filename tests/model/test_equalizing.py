@@ -37,3 +37,24 @@ def test_scaled_channels_compute_the_same():
         for ranges in (before, after)
     ]
     assert spread[1] < 0.6 * spread[0]
+
+
+def test_other_groups_and_shared_weights_are_left_alone():
+    """Of these, channel c of the input is not channel c of the weights."""
+    data, shared = mx.sym.var("data"), mx.sym.var("shared")
+
+    def chain(first, second):
+        layer = mx.sym.Convolution(data, kernel=(3, 3), num_filter=8, name="layer", **first)
+        relu = mx.sym.Activation(layer, act_type="relu", name="relu")
+        return mx.sym.Convolution(relu, kernel=(3, 3), num_filter=8, name="reader", **second)
+
+    for first, second, links in (
+        ({}, {"num_group": 8}, 1),
+        ({"num_group": 8}, {}, 1),
+        ({}, {"num_group": 4}, 0),
+        ({"num_group": 4}, {"num_group": 8}, 0),
+        ({"num_group": 8}, {"num_group": 4}, 0),
+        ({"weight": shared}, {"num_group": 8, "weight": shared}, 0),
+        ({}, {}, 0),
+    ):
+        assert len(links_of(Graph.of(chain(first, second)))) == links, (first, second)
