@@ -31,8 +31,8 @@ def readers_of(size: int, workers: int, readers: int) -> int:
 
 
 def parts_of(size: int, workers: int, readers: int) -> int:
-    """Return into how many parts a worker's records are cut, for more than one reader."""
-    return max(readers, math.ceil(size / workers / PART_BYTES))
+    """Return into how many parts a worker's records are cut: one reader reads them as a whole."""
+    return max(readers, math.ceil(size / workers / PART_BYTES)) if readers > 1 else 1
 
 
 def images_ahead(records: Records, workers: int, readers: int) -> int:
@@ -77,12 +77,11 @@ class Takes:
         self._sizes = sizes
         self.readers = readers
         self._batch_size = batch_size
-        self.num_batches = math.ceil(sum(sizes[part] for part in order) / batch_size)
 
     def __iter__(self) -> Iterator[List[Take]]:
         waiting = iter(self._order)
         reading = [_Open(part) for part in itertools.islice(waiting, self.readers)]
-        for _ in range(self.num_batches):
+        while reading:
             takes: List[Take] = []
             missing = self._batch_size
             while missing and reading:

@@ -10,7 +10,6 @@ import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import astuple
 from itertools import islice
 from typing import Any, Deque, Dict, Iterator, List, Sequence, Tuple
 
@@ -131,11 +130,13 @@ class SideBySide:
 
     def _open_parts(self, batch: List[Take]) -> None:
         """Begin to open the parts that this batch is the first to need."""
-        for part, start, _ in map(astuple, batch):
+        for take in batch:
+            part = take.part
             if part not in self._open:
-                args = {**self._args, "part_index": part}
-                args.update(seed=self._seeds[part], seed_aug=self._seeds[part])
-                self._open[part] = self._threads.submit(_Part, args, self._sizes[part], start)
+                seed = self._seeds[part]
+                args = {**self._args, "part_index": part, "seed": seed, "seed_aug": seed}
+                size = self._sizes[part]
+                self._open[part] = self._threads.submit(_Part, args, size, take.start)
 
     def _taken(self, take: Take) -> Iterator[Tuple[mx.nd.NDArray, mx.nd.NDArray]]:
         part = self._open[take.part].result()

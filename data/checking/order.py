@@ -39,7 +39,7 @@ def labels_of_batches(
     `data.iterators.EpochIter` does, with other random numbers. readers : that are wanted."""
     random = np.random.RandomState(0)
     readers = readers_of(records.size, workers, readers)
-    parts = parts_of(records.size, workers, readers) if readers > 1 else 1
+    parts = parts_of(records.size, workers, readers)
     part_of = part_of_records(records, workers * parts)
     labels = []
     for part in range(parts):

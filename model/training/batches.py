@@ -39,7 +39,7 @@ def iterators(run: Run, cluster: Cluster) -> Tuple[mx.io.DataIter, ValidationIma
     train_iter = training_iter(
         run.plan, run.origin, run.images, place, run.batches, cluster, threads
     )
-    return train_iter, validation_images(run, cluster)
+    return train_iter, validation_images(run, cluster, threads)
 
 
 def training_iter(
@@ -86,8 +86,8 @@ def class_weights(plan: Plan, images: Images) -> Optional[np.ndarray]:
     return balanced_weights(images.class_counts)
 
 
-def validation_images(run: Run, cluster: Cluster) -> ValidationImages:
-    """Return the validation images of this worker.
+def validation_images(run: Run, cluster: Cluster, threads: int) -> ValidationImages:
+    """Return the validation images of this worker. threads : that decode.
 
     With dist_async only worker 0 validates: its workers can't add up their figures.
     """
@@ -101,7 +101,6 @@ def validation_images(run: Run, cluster: Cluster) -> ValidationImages:
     if not parts[rank]:
         return ValidationImages(None, batches)
     fitting = fitting_batch_size(batch_size, parts[rank], len(run.contexts))
-    threads = decoding_threads(run.plan, on_gpus=run.contexts[0].device_type == "gpu")
     arguments = _record_args(run.plan, run.origin, path, fitting, threads)
     shard = {"num_parts": len(parts), "part_index": rank}
     images = EpochIter({**arguments, **shard}, readers=run.origin.readers)
