@@ -151,8 +151,9 @@ class Plan:
             f"ends after {epochs}"
         )
 
+    @property
     def method(self) -> Method:
-        """Return how a batch changes the parameters."""
+        """How a batch changes the parameters."""
         recipe = self.recipe
         return Method(
             optimizer=recipe.optimizer,
@@ -168,8 +169,9 @@ class Plan:
 
     # What follows from the fields
 
+    @property
     def settings(self) -> Dict[str, Any]:
-        """Return the flags that affect what a run computes, with their values, for a checkpoint.
+        """The flags that affect what a run computes, with their values, for a checkpoint.
 
         `model.training.resolve.settings_of` replaces those that a checkpoint or the records decide
         (filters, mean, classes ...).
@@ -177,13 +179,15 @@ class Plan:
         kept = self._values(lambda known: known.kept)
         return {**kept, "augmentation": self.augmentation.given, "lr_end": self.lr_end}
 
+    @property
     def shared(self) -> Dict[str, Any]:
-        """Return the flags that must be equal on all workers, with their values."""
+        """The flags that must be equal on all workers, with their values."""
         alike = self._values(lambda known: known.shared)
         return {**alike, "augmentation": self.augmentation.given, "lr_end": self.lr_end}
 
+    @property
     def arguments(self) -> Dict[str, Any]:
-        """Return all flags with their values, and which of the recipe's were given."""
+        """All flags with their values, and which of the recipe's were given."""
         return {**self._values(), "given": list(self.given)}
 
     def _values(self, wanted: Any = lambda known: True) -> Dict[str, Any]:

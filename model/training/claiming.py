@@ -41,7 +41,7 @@ def take_lock(plan: Plan, checkpoints: AveragedCheckpoints, notices: Notices) ->
 
 def checkpoint_size(plan: Plan, symbol: mx.sym.Symbol) -> int:
     """Return the bytes of a checkpoint."""
-    arrays = plan.method().arrays_in_a_checkpoint()
+    arrays = plan.method.arrays_in_a_checkpoint()
     return arrays * 4 * sum(map(math.prod, parameter_shapes(symbol).values()))
 
 

@@ -122,7 +122,7 @@ def check_memory(
     decoded : bytes of images that wait for their batch.
     """
     shape = (plan.training.batch_size, *plan.data.image_shape)
-    arrays = plan.method().arrays_in_a_checkpoint()
+    arrays = plan.method.arrays_in_a_checkpoint()
     need = memory.needed(
         symbol,
         list(contexts),

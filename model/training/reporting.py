@@ -33,7 +33,7 @@ def open_report(run: Run) -> Report:
         command=command_line(),
         epoch=place.epoch,
         batch=place.batch,
-        arguments=plan.arguments(),
+        arguments=plan.arguments,
         settings=run.settings,
     )
     images = plan.training.batch_size * run.settings["workers"]

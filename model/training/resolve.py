@@ -79,7 +79,7 @@ def resolve(plan: Plan, cluster: Cluster) -> Run:
         origin=origin,
         symbol=network.symbol,
         start=start_of(plan, point, generation, pretrained, settings, updates),
-        method=plan.method(),
+        method=plan.method,
         schedule=schedule_of(plan, point),
         updates=updates,
         batches=batches,
@@ -139,7 +139,7 @@ def check_workers(
 ) -> None:
     """Raise JobError if a worker has other flags or files than worker 0."""
     mine = {
-        **plan.shared(),
+        **plan.shared,
         **settings,
         "starts_from": _digest(origin.network) if origin.network and cluster.workers > 1 else None,
         "num_examples": images.num_train,
@@ -186,7 +186,7 @@ def settings_of(
 ) -> Dict[str, Any]:
     """Return what decides what the run computes, as JSON holds it: a checkpoint keeps it."""
     return {
-        **plan.settings(),
+        **plan.settings,
         "rgb_mean": list(origin.mean),
         "rgb_std": list(origin.std),
         "data_readers": origin.readers,
@@ -219,7 +219,7 @@ def start_of(
 ) -> Start:
     """Return what the run starts with."""
     if generation:
-        return Start.resumed(*point, generation, settings, plan.method(), updates)
+        return Start.resumed(*point, generation, settings, plan.method, updates)
     if pretrained:
         return Start.from_network(point.lr, *pretrained)
     return Start.anew(point.lr)

@@ -82,7 +82,7 @@ def _synthetic_run(plan: Plan, batches: int) -> Run:
         origin=origin,
         symbol=symbol,
         start=Start.anew(lr),
-        method=plan.method(),
+        method=plan.method,
         schedule=Schedule(lr, 0, (), 1),
         updates=Updates(batches, plan.recipe.accumulate),
         batches=batches,

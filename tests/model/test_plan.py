@@ -43,7 +43,7 @@ def test_a_new_flag_is_one_field(monkeypatch):
     plan = Plan.of(["--shake=3"])
     assert plan.recipe.shake == 3
     # A checkpoint keeps it, workers compare it, config.json has it.
-    assert plan.settings()["shake"] == plan.shared()["shake"] == plan.arguments()["shake"] == 3
+    assert plan.settings["shake"] == plan.shared["shake"] == plan.arguments["shake"] == 3
     # A checkpoint that was written before the flag existed was trained with its default.
     assert before_flags()["shake"] == 7
 
@@ -51,8 +51,8 @@ def test_a_new_flag_is_one_field(monkeypatch):
 def test_paths_of_a_machine_are_kept_and_not_compared():
     plan = Plan.of(["--data-train=a.rec", "--pretrained=x,3"])
     assert plans.own_paths() == ("data_train", "data_val", "pretrained")
-    assert plan.settings()["data_train"] == "a.rec" and "data_train" not in plan.shared()
-    assert "num_epochs" in plan.shared() and "num_epochs" not in plan.settings()
+    assert plan.settings["data_train"] == "a.rec" and "data_train" not in plan.shared
+    assert "num_epochs" in plan.shared and "num_epochs" not in plan.settings
 
 
 @pytest.mark.parametrize(

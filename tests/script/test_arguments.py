@@ -62,7 +62,7 @@ FLAGS_OF_2017 = {
 
 def test_flags_of_2017_have_their_defaults():
     plan = Plan.of([])
-    args = plan.arguments()
+    args = plan.arguments
     for flag, default in FLAGS_OF_2017.items():
         assert args[flag[2:].replace("-", "_")] == default, flag
     assert args["model_prefix"] == "model/xception-imagenet-0-0"
