@@ -43,6 +43,15 @@ def images_ahead(records: Records, workers: int, readers: int) -> int:
     return held * records.num_images // records.size
 
 
+def bytes_ahead(
+    sets: Sequence[Records], image_shape: Sequence[int], workers: int, readers: int
+) -> int:
+    """Return the bytes of the decoded images of all `sets` that wait until a batch has room for
+    them."""
+    floats = math.prod(image_shape)
+    return sum(4 * floats * images_ahead(each, workers, readers) for each in sets)
+
+
 def part_of_records(records: Records, num_parts: int) -> np.ndarray:
     """Return the part that each record is in, (N,), where ImageRecordIter reads `num_parts`.
 

@@ -7,11 +7,9 @@ import mxnet as mx
 import numpy as np
 
 from data.arguments import THREADS_BESIDE_TRAINING
-from data.formats.recordset import scan
 from data.inspect import Images
 from data.iterators import EpochIter, fitting_batch_size, part_sizes, record_args, training_args
 from data.mixing import Mixing, MixingIter, balanced_weights
-from data.parts import images_ahead
 from log.machine import usable_cores
 from model.arguments import Devices
 from model.checkpoint import Place
@@ -105,14 +103,6 @@ def validation_images(run: Run, cluster: Cluster, threads: int) -> ValidationIma
     shard = {"num_parts": len(parts), "part_index": rank}
     images = EpochIter({**arguments, **shard}, readers=run.origin.readers)
     return ValidationImages(images, batches)
-
-
-def decoded_ahead(plan: Plan, images: Images, origin: Origin, cluster: Cluster) -> int:
-    """Return the bytes of decoded images, for training and for validation, that wait until a batch
-    has room for them."""
-    floats = math.prod(plan.data.image_shape)
-    sets = [scan(path) for path in (images.train, images.val) if path]
-    return sum(4 * floats * images_ahead(each, cluster.workers, origin.readers) for each in sets)
 
 
 def decoding_threads(plan: Plan, on_gpus: bool) -> int:

@@ -46,21 +46,10 @@ def checkpoint_size(plan: Plan, symbol: mx.sym.Symbol) -> int:
 
 
 def check_disk(
-    plan: Plan, checkpoints: AveragedCheckpoints, symbol: mx.sym.Symbol, writes: bool
+    plan: Plan, checkpoints: AveragedCheckpoints, symbol: mx.sym.Symbol, notices: Notices
 ) -> None:
-    """Raise ModelError if the worker that writes checkpoints has no room for one."""
-    if writes:
-        checkpoints.check_free(checkpoint_size(plan, symbol))
-
-
-def announce_disk(
-    plan: Plan,
-    checkpoints: AveragedCheckpoints,
-    symbol: mx.sym.Symbol,
-    writes: bool,
-    notices: Notices,
-) -> None:
-    """Say how much room a checkpoint takes."""
-    if writes:
-        size, free = checkpoint_size(plan, symbol) >> 20, checkpoints.free_bytes() >> 20
-        notices.info(f"each checkpoint takes {size} MB on disk, {free} MB are free")
+    """Say how much room a checkpoint takes. Raise ModelError if there is not enough."""
+    size = checkpoint_size(plan, symbol)
+    checkpoints.check_free(size)
+    free = checkpoints.free_bytes()
+    notices.info(f"each checkpoint takes {size >> 20} MB on disk, {free >> 20} MB are free")

@@ -15,6 +15,7 @@ from data import DataError
 from data.checking.order import check_order
 from data.formats.recordset import scan
 from data.inspect import Images, check_crop, inspect_images
+from data.parts import bytes_ahead
 from log.notices import Notices
 from model.checkpoint import Generation
 from model.job import JobError
@@ -23,8 +24,8 @@ from model.network import Network
 from model.network.params import check_finite, check_params, numpy_params
 from model.plan import Plan, own_paths
 from model.training.average import AveragedCheckpoints
-from model.training.batches import class_weights, decoded_ahead
-from model.training.claiming import announce_disk, check_disk, claim_checkpoints
+from model.training.batches import class_weights
+from model.training.claiming import check_disk, claim_checkpoints
 from model.training.hardware import Contexts, agree_on_dtype, check_memory, choose_contexts
 from model.training.origin import Architecture, Origin, build_network, origin_of, pretrained_params
 from model.training.resume import ResumePoint, resume_point, short
@@ -51,7 +52,6 @@ def resolve(plan: Plan, cluster: Cluster) -> Run:
     generation, writes = claim_checkpoints(plan, checkpoints, cluster, notices)
     origin = origin_of(plan, generation)
     network = build_network(plan, images.num_classes, origin)
-    check_disk(plan, checkpoints, network.symbol, writes)
     pretrained = pretrained_params(plan, network.symbol, origin, notices)
     if generation:
         name = checkpoints.params_file(generation.place)
@@ -60,14 +60,16 @@ def resolve(plan: Plan, cluster: Cluster) -> Run:
 
     dtype = agree_on_dtype(plan, contexts, network.symbol, generation, cluster, notices)
     check_crop(plan.data.image_shape, images, notices)
-    batch_size = plan.training.batch_size
-    check_order(scan(images.train), cluster.workers, origin.readers, batch_size, notices)
+    workers, batch_size = cluster.workers, plan.training.batch_size
+    records = [scan(path) for path in (images.train, images.val) if path]
+    check_order(records[0], workers, origin.readers, batch_size, notices)
+    decoded = bytes_ahead(records, plan.data.image_shape, workers, origin.readers)
     settings = settings_of(plan, images, origin, network, contexts, dtype, cluster)
     notices.info(plan.recipe_line)
     check_workers(plan, images, origin, settings, cluster)
-    decoded = decoded_ahead(plan, images, origin, cluster)
     check_memory(plan, network.symbol, contexts, dtype, decoded, notices)
-    announce_disk(plan, checkpoints, network.symbol, writes, notices)
+    if writes:
+        check_disk(plan, checkpoints, network.symbol, notices)
 
     point = resume_point(plan, generation, settings, batches, notices)
     updates = updates_of(plan, batches, cluster)
@@ -218,11 +220,9 @@ def start_of(
     updates: Updates,
 ) -> Start:
     """Return what the run starts with."""
-    if generation:
-        return Start.resumed(*point, generation, settings, plan.method, updates)
-    if pretrained:
-        return Start.from_network(point.lr, *pretrained)
-    return Start.anew(point.lr)
+    if not generation:
+        return Start.from_network(point.lr, *pretrained) if pretrained else Start.anew(point.lr)
+    return Start.resumed(*point, generation, settings, plan.method, updates)
 
 
 def schedule_of(plan: Plan, start: ResumePoint) -> Schedule:

@@ -116,10 +116,7 @@ def agree_on_generation(
     found, problem, own = None, None, Notices()
     if cluster.rank == 0 or plan.saving.retrain:
         try:
-            newest_here = find_generation(plan, checkpoints, own)
-            if newest_here:
-                _check_resumable(newest_here, checkpoints)
-            found = newest_here
+            found = find_generation(plan, checkpoints, own)
         except ModelError as error:
             problem = str(error)
     digest = hashlib.sha256(found.to_bytes()).hexdigest() if found and cluster.workers > 1 else ""
