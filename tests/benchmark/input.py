@@ -34,6 +34,20 @@ BATCH = 16
 #: Seconds of decoding, and several parts of each reader.
 BATCHES = 400
 
+#: Name, flags, level of the DataLoader that does the same. Level 2 scales the whole image and then
+#: crops it; the peer, as torchvision does, cuts out a piece of that size and resizes it.
+SETTINGS = (
+    ("1", ("--aug-level", 1), 1),
+    ("2", ("--aug-level", 2), 2),
+    (
+        "2, cut out and resized",
+        ("--aug-level", 2, "--random-resized-crop", 1, "--min-random-area", 0.16,
+         "--max-random-area", 0.57),
+        2,
+    ),
+    ("3", ("--aug-level", 3), None),
+)  # fmt: skip
+
 
 def picture(random) -> np.ndarray:
     """Return a (480, 640, 3) uint8 image with edges and detail at all scales, as photos have."""
@@ -84,11 +98,11 @@ def ours(rec, *more):
     ]  # fmt: skip
 
 
-def input_on(cores, level, rec, rounds) -> dict:
+def input_on(cores, flags, rec, rounds) -> dict:
     """Return images/s and the seconds to the first batch, on that many cores."""
     reader = ours(
-        rec, "--benchmark", "input", "--benchmark-batches", BATCHES, "--aug-level", level,
-        "--data-nthreads", cores,
+        rec, "--benchmark", "input", "--benchmark-batches", BATCHES, "--data-nthreads", cores,
+        *flags,
     )  # fmt: skip
     speeds, first = [], []
     for _ in range(rounds):
@@ -98,11 +112,11 @@ def input_on(cores, level, rec, rounds) -> dict:
     return {"speed": statistics.median(speeds), "first": statistics.median(first)}
 
 
-def loader_on(cores, folder, python, rounds) -> float:
+def loader_on(cores, level, folder, python, rounds) -> float:
     """Return images/s of the DataLoader with as many processes."""
     loader = [
         python, "-m", "tests.benchmark.peers.pillow_input", folder, "--workers", cores,
-        "--batch", BATCH, "--batches", BATCHES,
+        "--batch", BATCH, "--batches", BATCHES, "--level", level,
     ]  # fmt: skip
     found = [json.loads(output_of(loader, cores).splitlines()[-1]) for _ in range(rounds)]
     return statistics.median(each["images_s"] for each in found)
@@ -146,17 +160,17 @@ def input_table(rec, folder, python, paths, rounds, out) -> None:
     )
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for cores in sorted({1, usable_cores()}):
-        for level in (1, 2, 3):
-            found = out[f"input, cores {cores}, level {level}"] = input_on(
-                cores, level, rec, rounds
-            )
-            mine, beside = found["speed"] / cores, ""
-            if level == 2:
-                peer = out[f"loader, cores {cores}"] = loader_on(cores, folder, python, rounds)
-                beside = f"{peer / cores:.0f} | {found['speed'] / peer:.2f}"
+        peers = out[f"loader, cores {cores}"] = {
+            level: loader_on(cores, level, folder, python, rounds) for level in (1, 2)
+        }
+        for name, flags, like in SETTINGS:
+            found = out[f"input, cores {cores}, level {name}"] = input_on(cores, flags, rec, rounds)
+            mine, beside = found["speed"] / cores, " | "
+            if like:
+                beside = f"{peers[like] / cores:.0f} | {found['speed'] / peers[like]:.2f}"
             print(
-                f"| {cores} | {level} | {mine:.0f} | {mine / alone:.2f} | "
-                f"{beside or '| '} | {found['first']:.1f} |"
+                f"| {cores} | {name} | {mine:.0f} | {mine / alone:.2f} | {beside} | "
+                f"{found['first']:.1f} |"
             )
 
 

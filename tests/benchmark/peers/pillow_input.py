@@ -1,9 +1,10 @@
-"""PyTorch's DataLoader with Pillow on JPEG images, augmented as ImageNet's are at level 2.
+"""PyTorch's DataLoader with Pillow on JPEG images, augmented as ImageNet's are at level 1 or 2.
 
-    python -m tests.benchmark.peers.pillow_input FOLDER --workers N --batch B --batches N
+    python -m tests.benchmark.peers.pillow_input FOLDER --workers N --batch B --batches N --level L
 
-The steps are those of torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter on
-Pillow images; torchvision itself has compiled parts that fit one build of PyTorch each.
+The steps of level 2 are those of torchvision's RandomResizedCrop, RandomHorizontalFlip and
+ColorJitter on Pillow images; torchvision itself has compiled parts that fit one build of PyTorch
+each.
 """
 
 import argparse
@@ -18,6 +19,18 @@ from PIL import Image, ImageEnhance
 from torch.utils.data import DataLoader, Dataset
 
 SIZE = 224
+
+
+def crop_and_mirror(image):
+    left, top = (random.randint(0, side - SIZE) for side in image.size)
+    image = image.crop((left, top, left + SIZE, top + SIZE))
+    if random.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return tensor(image)
+
+
+def tensor(image):
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
 
 
 def augment(image):
@@ -37,12 +50,12 @@ def augment(image):
     hue, saturation, value = image.convert("HSV").split()
     shift = random.randint(-51, 51) % 256
     hue = Image.fromarray(np.asarray(hue) + np.uint8(shift))
-    image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    return tensor(Image.merge("HSV", (hue, saturation, value)).convert("RGB"))
 
 
 class Images(Dataset):
-    def __init__(self, folder):
+    def __init__(self, folder, level):
+        self.augment = augment if level == 2 else crop_and_mirror
         self.paths = [entry.path for entry in os.scandir(folder) if entry.name.endswith(".jpg")]
 
     def __len__(self):
@@ -50,7 +63,7 @@ class Images(Dataset):
 
     def __getitem__(self, number):
         with Image.open(self.paths[number]) as image:
-            return augment(image.convert("RGB")), 0
+            return self.augment(image.convert("RGB")), 0
 
 
 def main():
@@ -59,9 +72,10 @@ def main():
     parser.add_argument("--workers", type=int, required=True)
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--batches", type=int, required=True)
+    parser.add_argument("--level", type=int, required=True, choices=(1, 2))
     args = parser.parse_args()
     loader = DataLoader(
-        Images(args.folder),
+        Images(args.folder, args.level),
         args.batch,
         shuffle=True,
         drop_last=True,
