@@ -91,7 +91,7 @@ RUN_BY = {
     "python -m model.evaluate model/photos *": "test_commands_on_what_was_trained",
     "python -m model.predict *": "test_commands_on_what_was_trained",
     "find . -name '*.jpg' | python -m model.predict *": "test_commands_on_what_was_trained",
-    "python -m log.plot_curves *--live": "test_live_draws_again_what_has_changed",
+    "python -m log.plot_curves *--live*": "test_live_draws_again_what_has_changed",
     "python -m log.plot_curves *--out *": "test_curves_are_drawn",
     "python -m model.selftest*": "test_a_whole_report",
     "python -m model.convert keras *": "test_keras_gives_the_same_outputs",
@@ -245,6 +245,7 @@ def test_commands_on_what_was_trained(in_workshop, capfd):
     (in_workshop / "photos").mkdir()
     for i, name in enumerate(("cat.jpg", "photos/1.jpg", "photos/2.jpg")):
         cv2.imwrite(name, np.full((30, 40, 3), 90 * i, np.uint8))
+    shutil.copytree("photos", "new")
     said = {}
     for line in run_by("test_commands_on_what_was_trained"):
         words = shlex.split(line)
@@ -259,7 +260,7 @@ def test_commands_on_what_was_trained(in_workshop, capfd):
     assert "40 images of data/digits/val.rec" in said["model.evaluate"]
     assert said["model.predict"].count("\n") == 2 * 4 + 3 * 4 + 1
     assert len(np.load(in_workshop / "features.npz")["images"]) == 2
-    assert len(json.loads((in_workshop / "found.json").read_text())) == 3
+    assert len(json.loads((in_workshop / "found.json").read_text())) == 5
     exec(python_of("model/README.md"))
 
 
