@@ -20,6 +20,17 @@ from model.inference.preprocessing import add_preprocessing_args
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    num_devices = len(args.gpus) or args.cpus
+    if args.batch_size % num_devices:
+        parser.error(
+            f"--batch-size: {args.batch_size} can't be divided among {num_devices} devices"
+        )
+    return args
+
+
+def _parser() -> OneLineParser:
     parser = OneLineParser(
         prog="python -m model.evaluate",
         description="Score the network of a checkpoint on labelled images, each counted once.",
@@ -76,13 +87,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         metavar="N",
         help="decoding threads (default: 4)",
     )
-    args = parser.parse_args(argv)
-    num_devices = len(args.gpus) or args.cpus
-    if args.batch_size % num_devices:
-        parser.error(
-            f"--batch-size: {args.batch_size} can't be divided among {num_devices} devices"
-        )
-    return args
+    return parser
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
