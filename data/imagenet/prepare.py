@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC2012) as records.
 
     python -m data.imagenet.prepare --train TRAIN --val VAL [--devkit DEVKIT]
+                                    [--resize 480] [--val-resize 256] [--records NAMES]
 
 TRAIN  ILSVRC2012_img_train.tar, or a folder with a folder of images for each class (n01440764 ...)
 VAL    ILSVRC2012_img_val.tar, a folder with all of its images, or one like TRAIN's
@@ -10,8 +11,8 @@ DEVKIT ILSVRC2012_devkit_t12.tar.gz or what it holds as a folder; it knows the v
 writes, next to this file, the records that the 2017 script names, with their indexes:
 train_480_q90.rec (short side 480 pixels, JPEG quality 90), train_256_q90.rec and val_256_q90.rec;
 and classes.txt, the class folders' names in the order of the labels, which is the alphabet's.
-The training images are shuffled. Nothing is unpacked to the disk. After an
-interruption, the same command resumes.
+With --resize and --val-resize, the names have these sizes. The training images are shuffled.
+Nothing is unpacked to the disk. After an interruption, the same command resumes.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import sys
 import tarfile
 from functools import partial
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import scipy.io
@@ -33,13 +34,8 @@ from data.formats.classes import write_class_names
 from data.pack import add_packing_args
 from data.packing.archives import content_of, open_tar
 from data.packing.writer import pack_files
-from log.command import OneLineParser, command
+from log.command import OneLineParser, command, whole
 
-RECORDS = {
-    "train_480_q90": ("train", 480),
-    "train_256_q90": ("train", 256),
-    "val_256_q90": ("val", 256),
-}
 _QUALITY = 90
 _IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
 
@@ -149,12 +145,13 @@ def labelled(images: List[Image], classes: List[str]) -> List[Tuple[int, str, Re
     return [(number[name], file, read) for name, file, read in images]
 
 
-def _record_names(text: str) -> List[str]:
-    names = text.split(",")
-    unknown = sorted(set(names) - set(RECORDS))
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]} is not one of {', '.join(RECORDS)}")
-    return names
+def record_files(resize: int, val_resize: int) -> Dict[str, Tuple[str, int]]:
+    """Return name -> (part, short side in pixels) of the record files.
+
+    --aug-level 1 crops without scaling: it trains on images as large as those of validation.
+    """
+    files = (("train", resize), ("train", val_resize), ("val", val_resize))
+    return {f"{part}_{side}_q{_QUALITY}": (part, side) for part, side in files}
 
 
 def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -166,16 +163,42 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--val", type=Path, required=True, help="validation images")
     parser.add_argument("--devkit", type=Path, help="for validation images not sorted by class")
     parser.add_argument(
+        "--resize",
+        type=whole(1),
+        default=480,
+        metavar="PIXELS",
+        help="short side of the training images for --aug-level 2 and 3 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--val-resize",
+        type=whole(1),
+        default=256,
+        metavar="PIXELS",
+        help="short side of the validation images, and of the training images for --aug-level 1 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
         "--records",
-        type=_record_names,
-        default=",".join(RECORDS),
-        help="which record files to make (default: %(default)s)",
+        metavar="NAMES",
+        help="which record files to make, as in train_480_q90,val_256_q90; the numbers are the "
+        "sizes (default: all three)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent, help="folder for the records"
     )
     add_packing_args(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    files = record_files(args.resize, args.val_resize)
+    unknown = sorted(set(_names(args)) - set(files))
+    if unknown:
+        parser.error(f"--records: {unknown[0]} is not one of {', '.join(files)}")
+    return args
+
+
+def _names(args: argparse.Namespace) -> List[str]:
+    if args.records is None:
+        return list(record_files(args.resize, args.val_resize))
+    return str(args.records).split(",")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -199,8 +222,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             print(f"{part}: {len(items)} images of {len({label for label, _, _ in items})} classes")
         args.out.mkdir(parents=True, exist_ok=True)
         write_class_names(args.out, classes)
-        for name in args.records:
-            part, resize = RECORDS[name]
+        files = record_files(args.resize, args.val_resize)
+        for name in _names(args):
+            part, resize = files[name]
             pack_files(
                 args.out / f"{name}.rec",
                 images[part],

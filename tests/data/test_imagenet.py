@@ -100,8 +100,25 @@ def test_imagenet_training_images_are_shuffled_and_the_rest_is_cleaned_up(imagen
     ]
     assert both[0] == both[1]
     assert sum(left != right for left, right in zip(both[0], both[0][1:])) > len(NAMES) - 1
-    names = {f"{name}.{end}" for name in imagenet.RECORDS for end in ("rec", "idx")}
+    names = {f"{name}.{end}" for name in imagenet.record_files(480, 256) for end in ("rec", "idx")}
     assert set(files_in(imagenet_records)) == names | {"classes.txt"}
+
+
+def test_imagenet_record_names_follow_the_sizes(ilsvrc, tmp_path, capsys):
+    sizes = ["--resize", "64", "--val-resize", "34"]
+    args = imagenet_args(ilsvrc, tmp_path, val="val_sorted") + sizes
+    with pytest.raises(SystemExit) as stop:
+        imagenet.main([*args, "--records", "train_480_q90"])
+    assert stop.value.code == 2
+    names = "train_64_q90, train_34_q90, val_34_q90"
+    assert f"--records: train_480_q90 is not one of {names}" in capsys.readouterr().err
+    assert imagenet.main([*args, "--records", "train_64_q90,val_34_q90"]) == 0
+    written = ("train_64_q90.rec", "train_64_q90.idx", "val_34_q90.rec", "val_34_q90.idx")
+    assert set(files_in(tmp_path)) == {*written, "classes.txt"}
+    assert imagenet.main(args) == 0
+    for name, side in (("train_64_q90", 64), ("train_34_q90", 34), ("val_34_q90", 34)):
+        images = read_all(tmp_path / f"{name}.rec")
+        assert {min(image.shape[:2]) for _, _, image in images} == {side}
 
 
 def contents(images):
