@@ -11,7 +11,7 @@ from log.command import numbers, whole
 from log.flags import Flags, flag
 
 #: --data-readers of a new run. It is the same on every machine, as the batches depend on it. Two
-#: decode with all cores but two, and hold 64 MB of records, decoded.
+#: can decode with all cores, and hold 64 MB of records, decoded.
 READERS = 2
 #: --data-nthreads on the CPU, where decoding takes little and the network needs the cores.
 THREADS_BESIDE_TRAINING = 4
@@ -125,7 +125,7 @@ class Data(Flags):
     data_readers: Optional[int] = flag(
         None,
         "parts of the training records that are read and decoded side by side, at most one per "
-        "32 MB; MXNet gives each at most half of the cores less one. Another number is another "
+        "32 MB; MXNet gives each at most half of the cores. Another number is another "
         f"order of the images (default: {READERS}; that of the checkpoint that is resumed)",
         whole(1),
         "N",

@@ -43,9 +43,9 @@ def check_labels(records: Records, num_classes: int) -> None:
     wrong = np.flatnonzero((records.labels < 0) | (records.labels >= num_classes))
     if len(wrong):
         raise DataError(
-            f"{records.place(wrong[0])}: label {records.labels[wrong[0]]:g} is not a whole "
-            f"number from 0 to {num_classes - 1}"
-            + (f", nor are those of {len(wrong) - 1} others" if len(wrong) > 1 else "")
+            f"{records.place(wrong[0])}: label {records.labels[wrong[0]]:g} is outside 0 to "
+            f"{num_classes - 1}"
+            + (f", as are the labels of {len(wrong) - 1} others" if len(wrong) > 1 else "")
         )
 
 
@@ -93,8 +93,8 @@ def check_pair(training: Records, validation: Records) -> None:
         for other in record_files(training.path):
             if _same_content(other, path):
                 raise DataError(
-                    f"{path} is {other}: validation on the training images is meaningless: give "
-                    "another file, or --data-val= for no validation"
+                    f"{path}: the validation file has the same content as the training file "
+                    f"{other}: give another, or --data-val= for no validation"
                 )
     known, names = names_of_classes(training.path), names_of_classes(validation.path)
     if known and names and known != names:
@@ -104,9 +104,10 @@ def check_pair(training: Records, validation: Records) -> None:
         )
     strangers = np.setdiff1d(validation.labels, training.labels)
     if len(strangers):
+        more = f" and {len(strangers) - 1} other classes" if len(strangers) > 1 else ""
         raise DataError(
-            f"{validation.path} has classes without an image in {training.path}: "
-            f"{len(strangers)}, the first is {strangers[0]:g}: are the files of one data set?"
+            f"{validation.path} has images of class {strangers[0]:g}{more}, and {training.path} "
+            "has none: are the files of one data set?"
         )
 
 

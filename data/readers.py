@@ -1,7 +1,7 @@
 """MXNet's ImageRecordIter: one that reads a part of the records, and several side by side.
 
-An ImageRecordIter decodes with half of the cores less one, however many threads it is given, and
-two decode in parallel. FirstToLast has one for an epoch, SideBySide one for each of some parts.
+An ImageRecordIter decodes with at most half of the cores, however many threads it is given, and two
+decode in parallel. FirstToLast has one for an epoch, SideBySide one for each of some parts.
 Both give an epoch's batches; `next` raises Unreadable where a record can't be decoded.
 """
 

@@ -123,7 +123,10 @@ def _read(fd: int, offset: int, size: int) -> Tuple[bytes, int]:
             raise _Damage("a part of a split record is missing")
         end = offset + _FRAME.size + _padded(length)
         if end > size:
-            raise _Damage(f"cut off, or its length is wrong: it would end at byte {end} of {size}")
+            raise _Damage(
+                f"cut off, or its length is wrong: it would end at byte {end}, and the file has "
+                f"{size}"
+            )
         data = os.pread(fd, _padded(length), offset + _FRAME.size)
         if any(data[length:]):
             raise _Damage("its padding is not zero: its length is wrong")
@@ -194,7 +197,7 @@ def unpacked(record: bytes) -> Unpacked:
         raise ValueError("shorter than its header")
     flag, label, number, second = _HEADER.unpack_from(record)
     if second >> 32 == _CHECKSUM_MARK and second & 0xFFFFFFFF != _crc(record):
-        raise ValueError("its checksum differs: damaged")
+        raise ValueError("damaged (its checksum differs)")
     image = record[_HEADER.size :]
     if flag == 1 and len(image) >= _LABEL.size:
         (label,) = _LABEL.unpack_from(image)
@@ -219,7 +222,7 @@ def problem_of(
     """
     try:
         if with_checksum and not has_checksum(record):
-            return "its checksum is gone: damaged"
+            return "damaged (its checksum is gone)"
         label, own_number, image = unpacked(record)
         if label < 0 or (num_classes is not None and label >= num_classes):
             highest = "up" if num_classes is None else f"to {num_classes - 1}"

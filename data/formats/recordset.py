@@ -178,7 +178,10 @@ def _scan_file(path: str, index: Optional[np.ndarray]) -> Tuple[np.ndarray, np.n
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     if position > size:
-        raise DataError(f"{path}: cut off: its last record ends at byte {position} of {size}")
+        raise DataError(
+            f"{path}: cut off: its last record should end at byte {position}, and the file has "
+            f"{size}"
+        )
     if within:
         raise DataError(f"{path}: cut off: the rest of its last record is missing")
     if not labels:

@@ -255,7 +255,7 @@ def test_a_checksum_that_is_gone_is_damage(good, tmp_path, capsys, place):
         damaged = content[:start] + changed + content[start + len(changed) :]
         if damaged != content:
             (line,) = found_in(damaged_copy(good, tmp_path, damaged), capsys)
-            assert f"record 3 at byte {offset}: its checksum " in line
+            assert f"record 3 at byte {offset}: damaged (its checksum " in line
 
 
 def test_pixels_that_a_person_does_not_see_are_said(tmp_path, capsys):
@@ -346,7 +346,7 @@ def test_without_bad_records_remembers(good, tmp_path, monkeypatch):
     rec = tmp_path / "some.rec"
     rec.write_bytes(content)
     clean, bad = checking.without_bad_records(rec, 2)
-    assert bad == [f"record 3 at byte {offsets[3]}: its checksum differs: damaged"]
+    assert bad == [f"record 3 at byte {offsets[3]}: damaged (its checksum differs)"]
     assert len(read_all(tmp_path / "some.clean.rec")) == COUNT - 1
     assert clean == str(tmp_path / "some.clean.rec")
     with monkeypatch.context() as patch:
@@ -387,7 +387,7 @@ def test_a_pair_of_one_file_is_refused(pair, tmp_path):
     validation.write_bytes(training.read_bytes())
     validation.with_suffix(".idx").unlink()
     for other in (training, tmp_path / "link.rec", validation):
-        with pytest.raises(DataError, match="validation on the training images"):
+        with pytest.raises(DataError, match="the same content as the training file"):
             check_pair(training, other)
 
 
@@ -395,7 +395,7 @@ def test_a_pair_of_other_classes_is_refused(pair, tmp_path):
     training, validation = pair
     validation.unlink()
     write_records(validation, [(7, jpeg(0)), (1, jpeg(1))], 2)
-    with pytest.raises(DataError, match=r"without an image in .*: 1, the first is 7"):
+    with pytest.raises(DataError, match=r"has images of class 7, and .* has none"):
         check_pair(training, validation)
     other = tmp_path / "other" / "val.rec"
     write_records(other, IMAGES[:5], 5)

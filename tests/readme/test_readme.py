@@ -75,6 +75,7 @@ RUN_BY = {
         "test_own_images_from_folders_to_training"
     ),
     "python -m model.evaluate model/mine *": "test_own_images_from_folders_to_training",
+    "python -m data.imagenet.prepare *--resize *": "test_imagenet_record_names_follow_the_sizes",
     "python -m data.imagenet.prepare *": "test_imagenet_labels_follow_the_alphabet",
     "python -m data.cifar10.prepare *": "test_cifar10_records_hold_exactly_the_pixels",
     "python -m data.digits.prepare": "test_digits_records_are_always_the_same",

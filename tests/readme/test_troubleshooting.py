@@ -59,7 +59,7 @@ OF_JOBS = (
 def of_any_machine(line):
     """A line without the numbers that are another machine's, or another file's."""
     return re.sub(
-        r"\d+(?= MB)|(?<=byte )\d+|(?<= of )\d+$|(?<=:)\d{4,5}|(?<=waited )[.\d]+", "N", line
+        r"\d+(?= MB)|(?<=byte )\d+|(?<=file has )\d+$|(?<=:)\d{4,5}|(?<=waited )[.\d]+", "N", line
     )
 
 

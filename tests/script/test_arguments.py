@@ -118,7 +118,7 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
         (f"--data-val={ROOT / 'run.sh'}", "not a .rec file"),
         ("--data-train=s3://bucket/train.rec", "built without S3, HDFS and HTTP"),
         ("--data-val=hdfs://host/val.rec", "built without S3, HDFS and HTTP"),
-        ("--data-val=TRAIN", "validation on the training images is meaningless"),
+        ("--data-val=TRAIN", "has the same content as the training file"),
         ("--cpus=3 --batch-size=8", "can't be divided among 3 devices"),
         ("--batch-size=97", "more than the 96 training images"),
         ("--retrain", "no checkpoint"),
