@@ -22,7 +22,7 @@ RECIPES: Dict[str, Dict[str, Any]] = {
         "no_bias_decay": False,
         "ema": 0.0,
     },
-    # Chollet 2017, sections 4.3 and 4.4, for ImageNet. It names no decay of its Polyak average;
+    # Chollet 2017, sections 4.2 and 4.3, for ImageNet. It names no decay of its Polyak average;
     # that of TensorFlow's training of Inception is taken.
     "paper": {
         "optimizer": "sgd",

@@ -131,14 +131,16 @@ def workshop(records, tmp_path_factory):
         place = folder / "data" / name
         place.mkdir(parents=True)
         names = ((records.train, data.train_records[2]), (records.val, data.val_records))
+        if name == "imagenet":  # of 299x299
+            names += ((records.train, "train_640_q90.rec"), (records.val, "val_342_q90.rec"))
         for ending, (source, copy) in itertools.product((".rec", ".idx"), names):
             shutil.copy(source.with_suffix(ending), (place / copy).with_suffix(ending))
     process = start(folder, *records.arguments, "--num-epochs=1", "--model-prefix=model/x")
     assert process.returncode == 0, process.stderr
     default = "xception-imagenet-0-0"
     named = (
-        *(("demo", 10), ("mine", 1), ("mine", 30), ("mine", 125), ("keras", 0), ("photos", 10)),
-        *((default, 50), (default, 125)),
+        *(("demo", 10), ("mine", 1), ("mine", 30), ("mine", 125), ("keras", 0), ("torch", 0)),
+        *(("photos", 10), (default, 50), (default, 125)),
     )
     for prefix, epoch in named:
         for path in (folder / "model").glob("x-*[!k]"):  # all but the lock

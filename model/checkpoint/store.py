@@ -61,7 +61,7 @@ class SavedGenerations:
                 expected |= self._known_symbols()
             if hashlib.sha256(content[kind]).hexdigest() not in expected:
                 json_path = self.names.description(place)
-                raise ModelError(f"{path}: damaged: not what {json_path} expects")
+                raise ModelError(f"{path}: damaged: differs from what {json_path} says")
         params, states = (
             self._parse(path, content[kind])
             for kind, path in self.names.described(place)

@@ -192,7 +192,7 @@ def _check_rate(plan: Plan, saved: Dict[str, Any], then: Dict[str, Any]) -> None
     optimizer = plan.recipe.optimizer
     if then["optimizer"] != optimizer:
         raise ModelError(
-            f"--optimizer {optimizer} at the rate of {then['optimizer']}, which the run had "
+            f"--optimizer {optimizer}, but the run's rate is for {then['optimizer']} "
             f"(--recipe {then['recipe']}): give the same, or --lr"
         )
 

@@ -43,7 +43,7 @@ class Schedule:
 
     kind : ``step``: times `factor` at the start of each of `steps` (epochs) that comes after
         `first_epoch`; ``exponential``: times `factor` at the start of every `every`-th epoch after
-        it, as in Chollet 2017, section 4.3; ``cosine``: along half a cosine (Loshchilov and Hutter
+        it, as in Chollet 2017, section 4.2; ``cosine``: along half a cosine (Loshchilov and Hutter
         2017, equation 5, without restarts) from the end of the warm-up, or from `first_epoch` if
         that is later, to `lowest` at epoch `end`.
     warmup : in the first `warmup` epochs of the run the rate rises linearly, update by update, to

@@ -90,6 +90,7 @@ RUN_BY = {
     ),
     "python -m model.evaluate model/demo-int8 *": "test_commands_on_what_was_trained",
     "python -m model.evaluate model/photos *": "test_commands_on_what_was_trained",
+    "python -m model.evaluate model/keras *": "test_commands_on_what_was_trained",
     "python -m model.predict *": "test_commands_on_what_was_trained",
     "find . -name '*.jpg' | python -m model.predict *": "test_commands_on_what_was_trained",
     "python -m log.plot_curves *--live*": "test_live_draws_again_what_has_changed",

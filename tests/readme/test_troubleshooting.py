@@ -293,7 +293,7 @@ def conversions(provoked, patch):
         provoked.run(convert.main, "onnx", "model/mine", "1", "out.onnx")
     Path("notes.txt").write_text("no image")
     provoked.run(predict.main, "model/mine", "1", "notes.txt")
-    provoked.run(predict.main, "model/mine", "7", "notes.txt")
+    provoked.run(predict.main, "model/mine", "50", "notes.txt")
 
 
 @pytest.fixture(scope="module")

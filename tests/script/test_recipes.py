@@ -310,7 +310,7 @@ def test_another_optimizer_begins_anew_and_wants_a_rate():
     assert usable(generation, adam) == (states, 3 * 5 // 6)
 
     words = ["--retrain", "--optimizer=adam"]
-    with pytest.raises(ModelError, match="--optimizer adam at the rate of nag"):
+    with pytest.raises(ModelError, match="--optimizer adam, but the run's rate is for nag"):
         resume_point(Plan.of(words), generation_of_nag(), {}, 7, Notices())
     point = resume_point(Plan.of([*words, "--lr=0.001"]), generation_of_nag(), {}, 7, Notices())
     assert point[1:] == (0.001, 1)
