@@ -97,8 +97,6 @@ def _settings(source: Source, args: argparse.Namespace, num_classes: int) -> Dic
             f"{args.classes}: {len(classes)} names, the network has {num_classes} classes"
         )
     images = source.images
-    size = args.image_size or images.usual_size
-    shape = images.shape if images.shape and not args.image_size else (3, size, size)
     # What the command line says is done to the pixels before the network's own layers.
     unscaled = images.mean is None
     outer_mean = args.rgb_mean or (images.usual_mean if unscaled else 0,) * 3
@@ -106,12 +104,21 @@ def _settings(source: Source, args: argparse.Namespace, num_classes: int) -> Dic
     inner = zip(images.mean or (0,) * 3, images.std or (1,) * 3)
     scaling = [(m + d * mean, d * std) for m, d, (mean, std) in zip(outer_mean, outer_std, inner)]
     return {
-        "image_shape": list(shape),
+        "image_shape": list(_image_shape(images, args)),
         "rgb_mean": [_number(mean) for mean, _ in scaling],
         "rgb_std": [_number(std) for _, std in scaling],
-        "short_side": args.short_side or round(min(shape[1:]) / images.usual_crop),
+        "short_side": _short_side(images, args),
         "classes": classes,
     }
+
+
+def _image_shape(images: Images, args: argparse.Namespace) -> Tuple[int, int, int]:
+    size = args.image_size or images.usual_size
+    return images.shape if images.shape and not args.image_size else (3, size, size)
+
+
+def _short_side(images: Images, args: argparse.Namespace) -> int:
+    return args.short_side or round(min(_image_shape(images, args)[1:]) / images.usual_crop)
 
 
 def _number(value: float) -> float:
@@ -121,11 +128,15 @@ def _number(value: float) -> float:
 
 def assumptions(source: Source, args: argparse.Namespace) -> List[str]:
     """Return what neither the source nor the command line says, and how to say it."""
-    assumed, images = list(source.assumed), source.images
+    assumed: List[str] = []
+    images = source.images
     if images.mean is None and not (args.rgb_mean and args.rgb_std):
         low, high = ((pixel - images.usual_mean) / images.usual_std for pixel in (0, 255))
         assumed.append(f"pixels from {low:g} to {high:g} (--rgb-mean, --rgb-std)")
     if images.shape is None and not args.image_size:
         size = images.usual_size
         assumed.append(f"images of {size}x{size} pixels (--image-size)")
-    return assumed
+    if assumed and not args.short_side:
+        side = _short_side(images, args)
+        assumed.append(f"cut out of images with a short side of {side} (--short-side)")
+    return [*source.assumed, *assumed]

@@ -45,7 +45,7 @@ def read(prefix: PathLike, epoch: int) -> Tuple[Arrays, Dict[str, Any], bool]:
     check_finite(arrays, path)
     naming = _naming(arrays)
     if naming is None:
-        raise ModelError(f"{path}: no depthwise layer in single channels: nothing to convert?")
+        raise ModelError(f"{path}: no depthwise layer is split into channels: nothing to convert?")
     if naming == _KERAS:
         arrays = _with_names_of_today(arrays)
     arguments, fixed_gamma = _read_symbol(Path(f"{prefix}-symbol.json"))

@@ -167,8 +167,8 @@ def _by_order(stored: List[Stored], path: Path) -> _Found:
     number = len(keras_layers())
     if len(stored) < number:
         raise ModelError(
-            f"{path}: layer block1_conv1 is missing, with {len(stored)} "
-            f"{'layer' if len(stored) == 1 else 'layers'} in it, not {number}: not Keras' Xception?"
+            f"{path}: layer block1_conv1 is missing; the file has {len(stored)} "
+            f"{'layer' if len(stored) == 1 else 'layers'}, not {number}: not Keras' Xception?"
         )
     head = _only_head(stored[number:], path)
     return _Found(stored[:number], head, ("layers in the file's order, as their names are others",))

@@ -73,7 +73,8 @@ def test_every_file_of_torch_gives_the_same_checkpoint(timm, tmp_path, capsys):
     expected = entries(timm / "a")
     for name in ("a.pth", "old.pth", "training.pth"):
         assert main(["torch", str(timm / name), str(tmp_path / name)]) == 0
-        assert "assumed: a softmax" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert "assumed: a softmax" in error and "a short side of 333 (--short-side)" in error
         found = entries(tmp_path / name)
         assert found.keys() == expected.keys()
         for entry, array in expected.items():
