@@ -5,6 +5,10 @@ class UserError(Exception):
     """An error that the user can correct. One line: the file or flag, the fault, what to do."""
 
 
+#: What to do where a package is missing.
+NO_PACKAGES = "source .venv/bin/activate first; ./run.sh setup makes .venv"
+
+
 class LogError(UserError):
     """A log that can't be written or read."""
 

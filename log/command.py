@@ -25,7 +25,7 @@ import sys
 from contextlib import redirect_stderr, redirect_stdout
 from typing import Any, Callable, Iterator, NoReturn, Optional, TextIO, Tuple, TypeVar, Union, cast
 
-from log import Interrupted, UserError
+from log import NO_PACKAGES, Interrupted, UserError
 from log.files import os_reason
 from log.machine import usable_cores
 from log.notices import Notices
@@ -56,9 +56,10 @@ def command(
 ) -> Iterator[Outcome]:
     """Run the body of a command, and turn what ends it into one line and an exit code.
 
-    0: done. 2: arguments or inputs can't be used (`UserError`, `OSError`, not enough memory). 1:
-    the same after `begun`, or standard output can't be written: its disk is full, its reader has
-    ended. 128 + n: ended by signal n. Lines go to standard error as "prog: error: ...".
+    0: done. 2: arguments or inputs can't be used (`UserError`, `OSError`, not enough memory), or a
+    package is not installed. 1: the same after `begun`, or standard output can't be written: its
+    disk is full, its reader has ended. 128 + n: ended by signal n. Lines go to standard error as
+    "prog: error: ...".
 
     interrupted : the line for Ctrl-C, after "prog: ".
     writes_files : the command is there for the files that it writes: where standard output can't
@@ -84,6 +85,11 @@ def command(
         except OSError as error:
             outcome.code = outcome.failure
             print_error(prog, os_reason(error))
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] in _OWN:
+                raise
+            outcome.code = outcome.failure
+            print_error(prog, f"{error}: {NO_PACKAGES}")
         except MemoryError:
             outcome.code = outcome.failure
             print_error(prog, "not enough memory")
@@ -101,6 +107,10 @@ def command(
             outcome.code = outcome.code or 1
             if output.failed and output.failed.errno != errno.EPIPE:  # as in `... | head`
                 print_error(prog, f"standard output: {output.failed}")
+
+
+#: This project's packages: one of their modules that is missing is a fault of the code.
+_OWN = ("data", "log", "model", "tests")
 
 
 def print_error(prog: str, message: str) -> None:

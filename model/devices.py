@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, List, Sequence, Tuple
 
+from log import NO_PACKAGES
 from log.command import command
 from log.machine import usable_cores
 from model import ModelError
@@ -145,7 +146,7 @@ def _way_out(error: Exception) -> str:
         return f"{reason}: run python -m model.devices, or ./run.sh setup"
     if isinstance(error, AttributeError):
         return f"{reason}: MXNet 1.9.1 needs numpy<1.24; install requirements-cpu.txt"
-    return f"{reason}: ./run.sh setup installs it"
+    return f"{reason}: {NO_PACKAGES}"
 
 
 def folder_of_mxnet() -> Path:
@@ -153,7 +154,7 @@ def folder_of_mxnet() -> Path:
     installed."""
     spec = importlib.util.find_spec("mxnet")
     if spec is None or spec.origin is None:
-        raise ModelError("mxnet is not installed: ./run.sh setup installs it")
+        raise ModelError(f"mxnet is not installed: {NO_PACKAGES}")
     return Path(spec.origin).parent
 
 

@@ -1,13 +1,14 @@
 """log.command: one line and an exit code, whatever ends a command and wherever its output goes."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from log import UserError
+from log import NO_PACKAGES, UserError
 from log.command import OneLineParser, command, one_line, whole
 from tests.runs import ROOT
 
@@ -87,6 +88,12 @@ def test_names_that_the_encoding_lacks_are_printed(tmp_path, encoding, printed):
         (OSError(28, "No space left", "x"), 2, "it: error: x: No space left"),
         (OSError(28, "No space left"), 2, "it: error: No space left"),
         (MemoryError(), 2, "it: error: not enough memory"),
+        (
+            ModuleNotFoundError("No module named 'cv2'", name="cv2"),
+            2,
+            "it: error: No module named 'cv2': source .venv/bin/activate first; ./run.sh setup "
+            "makes .venv",
+        ),
         (KeyboardInterrupt(), 128 + signal.SIGINT, "it: stopped"),
     ],
 )
@@ -100,10 +107,33 @@ def test_what_ends_a_command_is_one_line(capsys, error, code, says):
         assert capsys.readouterr().err == f"{says}\n"
 
 
-def test_other_exceptions_keep_their_traceback():
-    with pytest.raises(ZeroDivisionError), command("it"):
-        raise ZeroDivisionError
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ModuleNotFoundError(name="model.gone")])
+def test_other_exceptions_keep_their_traceback(error):
+    with pytest.raises(type(error)), command("it"):
+        raise error
     assert type(sys.stdout).__module__ != "log.command"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("data.pack images OUT/records", 2),
+        ("data.verify OUT/x.rec", 2),
+        ("log.plot_curves log/cifar10-metrics.jsonl --out OUT/x.png", 1),
+        ("model.predict OUT/x 1 x.jpg", 2),
+    ],
+)
+def test_commands_without_packages_are_one_line(words, code, tmp_path):
+    """As python3 -m in a terminal where .venv is not activated."""
+    (tmp_path / "x.rec").write_bytes(b"x")
+    words = words.replace("OUT", str(tmp_path))
+    process = subprocess.run(
+        [sys.executable, "-S", "-m", *words.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (process.returncode, process.stdout) == (code, "")
+    assert re.fullmatch(
+        rf"{words.split()[0]}: error: .*No module named .*: {NO_PACKAGES}\n", process.stderr
+    )
 
 
 def test_tabs_stay_in_a_line():

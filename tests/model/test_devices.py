@@ -236,7 +236,7 @@ def another_mxnet(tmp_path, monkeypatch):
         ("OSError('libcuda.so.1: cannot open\\nmore')", "driver here; .* requirements-cpu.txt"),
         ("OSError('libcudnn.so.8: cannot open')", "python -m model.devices"),
         ("AttributeError('no attribute bool')", "numpy<1.24; install requirements-cpu.txt"),
-        ("ModuleNotFoundError('No module named mxnet')", "./run.sh setup"),
+        ("ModuleNotFoundError('No module named mxnet')", "source .venv/bin/activate first"),
     ],
 )
 def test_mxnet_that_cannot_be_loaded(error, way_out, another_mxnet):
@@ -251,8 +251,8 @@ def test_a_python_without_packages_is_one_line():
     process = subprocess.run(bare, capture_output=True, text=True)
     assert (process.returncode, process.stdout) == (2, "")
     assert process.stderr == (
-        "train_xception.py: error: mxnet can't be loaded: No module named 'mxnet': ./run.sh setup "
-        "installs it\n"
+        "train_xception.py: error: mxnet can't be loaded: No module named 'mxnet': source "
+        ".venv/bin/activate first; ./run.sh setup makes .venv\n"
     )
 
 
