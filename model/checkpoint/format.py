@@ -18,7 +18,7 @@ import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -49,6 +49,20 @@ class Place:
     @property
     def stem(self) -> str:
         return f"{self.epoch:04d}" + (f"-{self.batch:06d}" if self.batch else "")
+
+
+def listed(places: Sequence[Place]) -> str:
+    """Return places in the order of the run as text, three or more epochs in a row as one."""
+    rows: List[List[Place]] = []
+    for place in places:
+        if rows and not place.batch and rows[-1][-1] == Place(place.epoch - 1):
+            rows[-1].append(place)
+        else:
+            rows.append([place])
+    return ", ".join(
+        f"epochs {row[0].epoch} to {row[-1].epoch}" if len(row) > 2 else ", ".join(map(str, row))
+        for row in rows
+    )
 
 
 @dataclass(frozen=True)
@@ -168,6 +182,11 @@ class Names:
         )
         matches = (pattern.fullmatch(name) for name in self._in_folder())
         return sorted({Place(int(m[1]), int(m[2] or 0)) for m in matches if m})
+
+    def prefixes(self) -> List[str]:
+        """Return the last parts of all prefixes in this folder that have a network."""
+        ending = "-symbol.json"
+        return sorted(name[: -len(ending)] for name in self._in_folder() if name.endswith(ending))
 
     def unfinished(self) -> List[Path]:
         """Return what kills have left half written; not of PREFIX-more, which may be another

@@ -19,7 +19,7 @@ from log import locks
 from log.files import PathLike, name_part, open_file, part_of, read_file, write_part, write_whole
 from model import ModelError
 from model.checkpoint import ndarray_file
-from model.checkpoint.format import Arrays, Description, Generation, Names, Place, RunState
+from model.checkpoint.format import Arrays, Description, Generation, Names, Place, RunState, listed
 
 _log = logging.getLogger(__name__)
 # What symlink raises on FAT, exFAT and SMB.
@@ -45,9 +45,14 @@ class SavedGenerations:
     def check_there(self, place: Place) -> None:
         """Raise ModelError if there is no file of a generation at `place`."""
         places = self.places()
-        if place not in places:
-            there = f"; there are: {', '.join(map(str, places))}" if places else ""
-            raise ModelError(f"{self.prefix} has no checkpoint of {place}{there}")
+        if place in places:
+            return
+        if places:
+            there = f"; there are: {listed(places)}"
+        else:
+            prefixes = ", ".join(self.names.prefixes())
+            there = f"; prefixes in {self.folder}: {prefixes}" if prefixes else ""
+        raise ModelError(f"{self.prefix} has no checkpoint of {place}{there}")
 
     def load(self, place: Place) -> Generation:
         """Return the generation at `place`. Raises ModelError if any byte of it is wrong."""

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import symbol_xception
 from model import ModelError
 from model.checkpoint import Checkpoints, Place, ndarray_file
+from model.checkpoint.format import listed
 from model.training.module import numpy_params
 from tests.model.training.modules import bound, small_symbol
 from tests.networks import THINNEST
@@ -36,6 +37,30 @@ def test_newest_is_the_one_saved_last(tmp_path):
     newest, passed_over = checkpoints.newest()
     assert (newest.place, newest.run["value"], passed_over) == (Place(2), 4.0, [])
     assert newest.params["arg:fc1_bias"][0] == 4 and newest.states["fc1_bias:0"][0] == -4
+
+
+@pytest.mark.parametrize(
+    ("places", "says"),
+    [
+        ([(1, 0)], "epoch 1"),
+        ([(1, 0), (2, 0)], "epoch 1, epoch 2"),
+        ([(1, 0), (2, 0), (3, 0), (3, 120), (4, 0)], "epochs 1 to 3, epoch 3, batch 120, epoch 4"),
+        ([(5, 0), (6, 0), (10, 0), (11, 0), (12, 0)], "epoch 5, epoch 6, epochs 10 to 12"),
+    ],
+)
+def test_epochs_in_a_row_are_listed_as_one(places, says):
+    assert listed([Place(*place) for place in places]) == says
+
+
+def test_a_prefix_without_a_checkpoint_names_those_there_are(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "x")
+    with pytest.raises(ModelError, match=r"has no checkpoint of epoch 1$"):
+        checkpoints.check_there(Place(1))
+    for name in ("mine", "demo"):
+        save(tmp_path / name, Place(1), 1.0)
+    says = rf"has no checkpoint of epoch 1; prefixes in {tmp_path}: demo, mine$"
+    with pytest.raises(ModelError, match=says):
+        checkpoints.check_there(Place(1))
 
 
 @pytest.fixture(scope="module")
