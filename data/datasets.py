@@ -53,7 +53,7 @@ DATASETS = {
         lr_steps=(20, 40, 60, 80, 90, 110),
         train_records={1: "train_256_q90.rec", 2: "train_480_q90.rec", 3: "train_480_q90.rec"},
         val_records="val_256_q90.rec",
-        prepare="python -m data.imagenet.prepare --help",
+        prepare="python -m data.imagenet.prepare --help (your own images: --data-type custom)",
         augmentation=_IMAGENET_LEVELS,
     ),
     "cifar10": DataSet(

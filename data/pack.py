@@ -14,6 +14,7 @@ same side, training or validation; and an interrupted run resumes.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Optional, Sequence
@@ -172,7 +173,16 @@ def pack(args: argparse.Namespace, outcome: Outcome) -> None:
         + (f", listed in {args.out}/*skipped.txt" if left_out else "")
     )
     without = "" if "val" in job.parts else " --data-val="
-    print(f"next: python -u train_xception.py --data-type custom --data-dir {args.out}{without}")
+    print(f"next: {training_command(args.out)}{without}")
+
+
+def training_command(records: Path) -> str:
+    """Return the README's command, which suits a first run of a few hundred images or more."""
+    return shlex.join([
+        "python", "-u", "train_xception.py", "--data-type", "custom", "--data-dir", str(records),
+        "--batch-size", "32", "--lr", "0.0125", "--num-epochs", "30", "--lr-schedule", "cosine",
+        "--model-prefix", f"model/{records.resolve().name}",
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":

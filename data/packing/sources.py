@@ -64,11 +64,14 @@ def find_images(source: Path, root: Optional[Path]) -> ImageSet:
         )
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}") from None
-    if not found.items:
-        raise DataError(
-            f"{source}: no images in it: it must have a folder for each class, or be a .lst file"
-        )
-    return found
+    if found.items:
+        return found
+    if not source.is_dir():
+        raise DataError(f"{source}: no images in it")
+    raise DataError(
+        f"{source}: no folder of images in it: give a folder that holds one for each class, or a "
+        ".lst file"
+    )
 
 
 # Folders

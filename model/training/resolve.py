@@ -104,7 +104,7 @@ def batches_of_epoch(plan: Plan, images: Images, cluster: Cluster, notices: Noti
         of_all = f", times {workers} workers," if workers > 1 else ""
         raise DataError(
             f"--batch-size {batch_size}{of_all} is more than the {images.num_train} training "
-            "images: give a smaller one"
+            "images: give a smaller one, and --lr in proportion"
         )
     batches = math.ceil(images.num_train / (batch_size * workers))
     every = plan.saving.checkpoint_batches

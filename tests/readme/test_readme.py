@@ -277,6 +277,7 @@ def test_own_images_from_folders_to_training(tmp_path):
             picture = rng.randint(0, 255, (40, 50, 3)).astype(np.uint8)
             cv2.imwrite(str(tmp_path / "images" / name / f"{i}.jpg"), picture)
     assert "--data-type custom" in train
+    suggested = f"next: {train}\n"
     train += " --gpus= --num-epochs 1 --batch-size 8 --image-shape 3,32,32"
     train = train.replace("train_xception.py", str(ROOT / "train_xception.py"))
     # The modules are this folder's, the files of the commands the test's.
@@ -288,6 +289,7 @@ def test_own_images_from_folders_to_training(tmp_path):
         ["bash", "-ec", text], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
     assert process.returncode == 0, process.stderr[-2000:]
+    assert suggested in process.stdout
     assert "36 images of 2 classes" in process.stdout
     assert (tmp_path / "model" / "mine-0001.params").exists()
     accuracy = re.search(r"Validation-accuracy=(\S+)", process.stdout)[1]

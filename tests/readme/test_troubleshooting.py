@@ -207,10 +207,9 @@ def records(provoked, patch):
         provoked.train("--num-classes=11")
     with provoked.changed(index, b"0\t0\n1\t8\n"):
         provoked.train()
-    Path("images").mkdir()
-    provoked.run(pack.main, "images", "data/new")
-    Path("images/cats").mkdir()
-    cv2.imwrite("images/cats/1.png", np.zeros((9, 9, 3), np.uint8))
+    Path("images/cat").mkdir(parents=True)
+    cv2.imwrite("images/cat/1.png", np.zeros((9, 9, 3), np.uint8))
+    provoked.run(pack.main, "images/cat", "data/new")
     Path("data/mine/pack.json").write_text("{}")
     provoked.run(pack.main, "images", "data/mine")
     with contextlib.closing(Lock("data/mine/pack.lock")):

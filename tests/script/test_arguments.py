@@ -120,7 +120,7 @@ def test_wrong_arguments_are_one_line(run, arguments, says):
         ("--data-val=hdfs://host/val.rec", "built without S3, HDFS and HTTP"),
         ("--data-val=TRAIN", "has the same content as the training file"),
         ("--cpus=3 --batch-size=8", "can't be divided among 3 devices"),
-        ("--batch-size=97", "more than the 96 training images"),
+        ("--batch-size=97", "more than the 96 training images: give a smaller one, and --lr in"),
         ("--retrain", "no checkpoint"),
         ("--pretrained=nowhere,3", "nowhere has no checkpoint of epoch 3\n"),
         ("--model-prefix=/proc/x/y", "no checkpoint could be written"),
