@@ -62,7 +62,12 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="images per batch (default: 16)",
     )
     parser.add_argument(
-        "--gpu", type=whole(0), metavar="ID", help="GPU to run on (default: none, the CPU)"
+        "--gpus",
+        "--gpu",
+        dest="gpu",
+        type=_gpu,
+        metavar="ID",
+        help="the one GPU to run on (default: none, the CPU)",
     )
     parser.add_argument(
         "--dtype",
@@ -72,6 +77,11 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     add_preprocessing_args(parser, "image_shape", "short_side")
     return parser.parse_args(argv)
+
+
+def _gpu(text: str) -> Optional[int]:
+    """Return the number of a GPU; None, the CPU, of an empty text, as train_xception.py has it."""
+    return whole(0)(text) if text else None
 
 
 # Output

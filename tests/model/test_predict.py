@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(trained, tmp_path):
 
 def test_a_bar_for_each_class(trained):
     image = next((trained / "images").glob("*.png"))
-    process = predict(trained, "x", 2, image, "--top", 99)
+    process = predict(trained, "x", 2, image, "--top", 99, "--gpus=")
     name, *lines = process.stdout.splitlines()
     assert (process.returncode, name, len(lines)) == (0, str(image), 10)
     width = max(map(len, NAMES))
@@ -143,6 +143,7 @@ def test_a_bar_for_each_class(trained):
         (["x", "3", "images"], "x has no checkpoint of epoch 3; there are: epoch 1, epoch 2"),
         (["x", "-1", "images"], "EPOCH"),
         (["x", "2"], "IMAGE"),
+        (["x", "2", "images", "--gpus=7"], "GPU 7"),
         (["x", "2", "images", "--gpu=7"], "GPU 7"),
         (["x", "2", "images", "--json", "--csv"], "--csv"),
         (["plain", "2", "images"], "plain, epoch 2 does not say which images it takes: give"),
