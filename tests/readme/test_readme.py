@@ -19,6 +19,8 @@ import numpy as np
 import pytest
 
 import train_xception
+from model import predict
+from model.convert import __main__ as convert
 from model.plan import Plan, make_parser
 from model.recipes import RECIPES
 from tests import flags
@@ -264,6 +266,18 @@ def test_commands_on_what_was_trained(in_workshop, capfd):
     assert len(np.load(in_workshop / "features.npz")["images"]) == 2
     assert len(json.loads((in_workshop / "found.json").read_text())) == 5
     exec(python_of("model/README.md"))
+
+
+def test_the_onnx_example_predicts_as_model_predict(in_workshop, capsys):
+    pixels = np.random.RandomState(0).randint(0, 256, (45, 61, 3)).astype(np.uint8)
+    cv2.imwrite("photo.jpg", pixels)
+    assert convert.main(["onnx", "model/mine", "30", "mine.onnx"]) == 0
+    capsys.readouterr()
+    assert predict.main(["model/mine", "30", "photo.jpg", "--top=1", "--csv"]) == 0
+    _, _, _, name, probability = capsys.readouterr().out.splitlines()[1].split(",")
+    exec(python_of("model/convert/README.md"), {})
+    found = capsys.readouterr().out.split()
+    assert found[0] == name and float(found[1]) == pytest.approx(float(probability), abs=1e-5)
 
 
 def test_own_images_from_folders_to_training(tmp_path):
