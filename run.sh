@@ -113,13 +113,18 @@ demo() {
   say "  model  $prefix-best.params, $prefix-symbol.json"
   say "  log    $log"
   say "  curve  log/demo.png"
-  say "Next: five more epochs from here, or your own images (README.md)."
+  say "Next, five more epochs:"
   say "  ./run.sh train ${arguments[*]} --num-epochs 15 --retrain"
+  say "or your own images, as README.md says, after:"
+  say "  source .venv/bin/activate"
 }
 
 case "${1-}" in
   "") demo ;;
-  setup) setup ;;
+  setup)
+    setup
+    say "ready; the commands of README.md need, in each terminal: source .venv/bin/activate"
+    ;;
   train)
     shift
     [ -x .venv/bin/python ] || setup
