@@ -19,8 +19,8 @@ from data.parts import SHUFFLED_BYTES, Takes, part_of_records, parts_of, readers
 from data.readers import FirstToLast, SideBySide, Unreadable
 from log.files import PathLike
 
-# ImageRecordIter reads some of these ahead.
-_NEAR = 4 * SHUFFLED_BYTES
+# ImageRecordIter reads some of its chunks ahead.
+_NEAR = 16 * SHUFFLED_BYTES
 # With so many files their sizes are looked at before every batch, with more once an epoch.
 _FEW_FILES = 16
 

@@ -17,8 +17,10 @@ import numpy as np
 
 from data.formats.recordset import Records
 
-#: What ImageRecordIter reads at a time, and shuffles within (as measured).
-SHUFFLED_BYTES = 1 << 25
+#: What ImageRecordIter reads at a time, shuffles within and decodes at once (as measured).
+SHUFFLED_BYTES = 1 << 23
+#: The least that a reader is worth having for.
+READER_BYTES = 1 << 25
 #: The size of a part, if there is more than one for each reader. To open one takes a core 0.1 s, to
 #: decode it 10 s or more; a run that is resumed decodes half a part of each reader again.
 PART_BYTES = 1 << 28
@@ -27,7 +29,7 @@ PART_BYTES = 1 << 28
 def readers_of(size: int, workers: int, readers: int) -> int:
     """Return how many readers a worker has of the `readers` that are wanted: not more than one for
     each 32 MB of its records. size : of all records, in bytes."""
-    return max(1, min(readers, size // workers // SHUFFLED_BYTES))
+    return max(1, min(readers, size // workers // READER_BYTES))
 
 
 def parts_of(size: int, workers: int, readers: int) -> int:
@@ -35,21 +37,24 @@ def parts_of(size: int, workers: int, readers: int) -> int:
     return max(readers, math.ceil(size / workers / PART_BYTES)) if readers > 1 else 1
 
 
-def images_ahead(records: Records, workers: int, readers: int) -> int:
-    """Return how many decoded images wait in a worker's readers: ImageRecordIter decodes at once
-    what it shuffles."""
+def images_ahead(records: Records, workers: int, readers: int, batch_size: int) -> int:
+    """Return how many decoded images a worker's readers hold. As measured, each has two times what
+    it shuffles at once, and three batches."""
     readers = readers_of(records.size, workers, readers)
-    held = min(records.size // workers, readers * SHUFFLED_BYTES)
-    return held * records.num_images // records.size
+    held = min(records.size // workers, readers * 2 * SHUFFLED_BYTES)
+    return held * records.num_images // records.size + readers * 3 * batch_size
 
 
 def bytes_ahead(
-    sets: Sequence[Records], image_shape: Sequence[int], workers: int, readers: int
+    sets: Sequence[Records],
+    image_shape: Sequence[int],
+    workers: int,
+    readers: int,
+    batch_size: int,
 ) -> int:
-    """Return the bytes of the decoded images of all `sets` that wait until a batch has room for
-    them."""
+    """Return the bytes of the decoded images that the readers of all `sets` hold."""
     floats = math.prod(image_shape)
-    return sum(4 * floats * images_ahead(each, workers, readers) for each in sets)
+    return sum(4 * floats * images_ahead(each, workers, readers, batch_size) for each in sets)
 
 
 def part_of_records(records: Records, num_parts: int) -> np.ndarray:

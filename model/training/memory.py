@@ -23,7 +23,7 @@ class Need:
     """Bytes that training needs.
 
     certain : what MXNet has planned and will write to: it can't be less. peak : an estimate of all
-    of it. on_device : of one GPU, certain; 0 on CPUs.
+    of it. on_device : of one GPU; 0 on CPUs.
     """
 
     certain: int
@@ -56,14 +56,16 @@ def needed(
     if device_type == "gpu":
         return Need(0, unplanned, (activations + batch) // len(contexts) + 2 * params)
     # Every device has the parameters and their gradients.
-    certain = activations + len(contexts) * 2 * params
+    fixed = len(contexts) * 2 * params
     states = len(contexts) * (arrays - 1) * params
     # For inference in float32, whatever training runs in.
     scoring = 0
     if validates:
         scoring = planned_bytes(symbol, data_shape, "cpu", "float32", for_training=False)
     again = int(_COMPUTED_AGAIN * activations) if memonger else 0
-    return Need(certain, certain + states + again + scoring + unplanned)
+    planned = activations + fixed
+    certain = int(_WRITTEN * activations) + fixed
+    return Need(certain, planned + states + again + scoring + unplanned)
 
 
 # Not planned by MXNet, as measured. Bytes that oneDNN and threads take:
@@ -71,6 +73,8 @@ _LIBRARIES = 400 << 20
 # Copies of the parameters: on the host, while a checkpoint is written and scored, and what the
 # allocator keeps of these.
 _COPIES = 9
+# The share of the plan that is written to, at least.
+_WRITTEN = 0.7
 # With memonger, the share of the plan that is computed again and not in it.
 _COMPUTED_AGAIN = 0.2
 

@@ -63,7 +63,7 @@ def resolve(plan: Plan, cluster: Cluster) -> Run:
     workers, batch_size = cluster.workers, plan.training.batch_size
     records = [scan(path) for path in (images.train, images.val) if path]
     check_order(records[0], workers, origin.readers, batch_size, notices)
-    decoded = bytes_ahead(records, plan.data.image_shape, workers, origin.readers)
+    decoded = bytes_ahead(records, plan.data.image_shape, workers, origin.readers, batch_size)
     settings = settings_of(plan, images, origin, network, contexts, dtype, cluster)
     notices.info(plan.recipe_line)
     check_workers(plan, images, origin, settings, cluster)

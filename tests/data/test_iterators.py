@@ -36,7 +36,7 @@ def numbered(tmp_path_factory):
 @pytest.fixture(params=[1, 3], ids=["one reader", "three readers"])
 def epochs(request, monkeypatch):
     """EpochIter with so many readers, however few the records are."""
-    monkeypatch.setattr(parts, "SHUFFLED_BYTES", 1 << 10)
+    monkeypatch.setattr(parts, "READER_BYTES", 1 << 10)
     monkeypatch.setattr(parts, "PART_BYTES", 16 << 10)
     return functools.partial(iterators.EpochIter, readers=request.param)
 

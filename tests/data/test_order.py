@@ -1,12 +1,15 @@
 """data.parts and data.checking.order: how several readers go through an epoch."""
 
+import cv2
 import numpy as np
 import pytest
 
 from data.checking.order import check_order, labels_of_batches
 from data.formats.recordset import Records
-from data.parts import Takes, images_ahead, part_of_records, parts_of, readers_of
+from data.iterators import EpochIter
+from data.parts import SHUFFLED_BYTES, Takes, images_ahead, part_of_records, parts_of, readers_of
 from log.notices import Notices
+from tests.data.files import record, write
 
 MB = 1 << 20
 
@@ -57,10 +60,22 @@ def test_records_in_the_order_of_the_classes_are_said():
     check_order(records(labels, 640 * MB), 1, 1, 32, notices)
     says = "images of 1.0 classes instead of 16.1, and 100% of the batches of one or two"
     assert says in notices[0].text
-    # Shuffled as a whole.
-    notices = Notices()
-    check_order(records(labels, 30 * MB), 1, 2, 32, notices)
-    assert not notices
+    # Shuffled as a whole, and in four pieces.
+    for size, says in ((8, 0), (30, 1)):
+        notices = Notices()
+        check_order(records(labels, size * MB), 1, 2, 32, notices)
+        assert len(notices) == says
+
+
+def test_what_mxnet_shuffles_at_once(tmp_path):
+    """8 MB: an image moves by less than 16 records of half a megabyte, in a file of 24 MB."""
+    pixel = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
+    path, padded = tmp_path / "a.rec", pixel + bytes(MB // 2 - 100)
+    write(path, *[record(float(number), padded, number) for number in range(48)])
+    args = {"path_imgrec": str(path), "data_shape": (3, 8, 8), "batch_size": 8, "shuffle": True}
+    labels = np.concatenate([batch.label[0].asnumpy() for batch in EpochIter(args, seed=0)])
+    assert sorted(labels) == list(range(48))
+    assert 8 < np.abs(labels - np.arange(48)).max() < SHUFFLED_BYTES // (MB // 2)
 
 
 def test_the_batches_that_are_simulated_have_every_image_once():
@@ -72,6 +87,6 @@ def test_the_batches_that_are_simulated_have_every_image_once():
 
 def test_images_that_wait():
     some = records(np.zeros(1000), 1000 * MB)
-    assert images_ahead(some, 1, 1) == 32 and images_ahead(some, 1, 2) == 64
-    assert images_ahead(records(np.zeros(1000), 10 * MB), 2, 2) == 500
+    assert images_ahead(some, 1, 1, 10) == 16 + 30 and images_ahead(some, 1, 2, 10) == 32 + 60
+    assert images_ahead(records(np.zeros(1000), 10 * MB), 2, 2, 10) == 500 + 30
     assert part_of_records(some, 4).tolist() == np.repeat(range(4), 250).tolist()
