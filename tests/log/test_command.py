@@ -119,7 +119,7 @@ def test_other_exceptions_keep_their_traceback(error):
     [
         ("data.pack images OUT/records", 2),
         ("data.verify OUT/x.rec", 2),
-        ("log.plot_curves log/cifar10-metrics.jsonl --out OUT/x.png", 1),
+        ("log.plot_curves log/cifar10-64-metrics.jsonl --out OUT/x.png", 1),
         ("model.predict OUT/x 1 x.jpg", 2),
     ],
 )
