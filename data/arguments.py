@@ -11,7 +11,7 @@ from log.command import numbers, whole
 from log.flags import Flags, flag
 
 #: --data-readers of a new run. It is the same on every machine, as the batches depend on it. Two
-#: can decode with all cores, and hold 64 MB of records, decoded.
+#: can decode with all cores, and hold 32 MB of records, decoded.
 READERS = 2
 #: --data-nthreads on the CPU, where decoding takes little and the network needs the cores.
 THREADS_BESIDE_TRAINING = 4

@@ -12,7 +12,7 @@ from log.notices import Notices
 def check_order(
     records: Records, workers: int, readers: int, batch_size: int, notices: Notices
 ) -> None:
-    """Warn if the records are in the order of the classes: ImageRecordIter shuffles 8 MB
+    """Warn if the records are in the order of the classes: ImageRecordIter shuffles a few megabytes
     at a time, so that batches have few classes. The arguments are those of `labels_of_batches`."""
     if records.size // workers <= SHUFFLED_BYTES:
         return  # shuffled as a whole

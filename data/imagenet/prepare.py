@@ -179,6 +179,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--records",
+        type=lambda text: text.split(","),
         metavar="NAMES",
         help="which record files to make, as in train_480_q90,val_256_q90; the numbers are the "
         "sizes (default: all three)",
@@ -189,16 +190,10 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add_packing_args(parser)
     args = parser.parse_args(argv)
     files = record_files(args.resize, args.val_resize)
-    unknown = sorted(set(_names(args)) - set(files))
+    unknown = sorted(set(args.records or files) - set(files))
     if unknown:
         parser.error(f"--records: {unknown[0]} is not one of {', '.join(files)}")
     return args
-
-
-def _names(args: argparse.Namespace) -> List[str]:
-    if args.records is None:
-        return list(record_files(args.resize, args.val_resize))
-    return str(args.records).split(",")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -223,7 +218,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         write_class_names(args.out, classes)
         files = record_files(args.resize, args.val_resize)
-        for name in _names(args):
+        for name in args.records or files:
             part, resize = files[name]
             pack_files(
                 args.out / f"{name}.rec",

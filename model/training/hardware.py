@@ -119,7 +119,7 @@ def check_memory(
 ) -> None:
     """Say how much memory training needs. Raise ModelError if there is not enough.
 
-    decoded : bytes of images that wait for their batch.
+    decoded : bytes of the images that the readers hold.
     """
     shape = (plan.training.batch_size, *plan.data.image_shape)
     arrays = plan.method.arrays_in_a_checkpoint()

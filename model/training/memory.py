@@ -23,7 +23,7 @@ class Need:
     """Bytes that training needs.
 
     certain : what MXNet has planned and will write to: it can't be less. peak : an estimate of all
-    of it. on_device : of one GPU; 0 on CPUs.
+    of it. on_device : of one GPU, certain; 0 on CPUs.
     """
 
     certain: int
@@ -45,8 +45,8 @@ def needed(
 
     data_shape : (N, 3, H, W), over all contexts. dtype, memonger : as for `RunningNetwork`.
     arrays : arrays in a checkpoint for each parameter: itself, the optimizer's states, averages.
-    validates : after each epoch there is a network for inference, too. decoded : bytes of images
-    that wait for their batch.
+    validates : after each epoch there is a network for inference, too. decoded : bytes of the
+    images that the readers hold.
     """
     device_type = contexts[0].device_type
     activations = planned_bytes(symbol, data_shape, device_type, dtype, memonger)
@@ -63,9 +63,8 @@ def needed(
     if validates:
         scoring = planned_bytes(symbol, data_shape, "cpu", "float32", for_training=False)
     again = int(_COMPUTED_AGAIN * activations) if memonger else 0
-    planned = activations + fixed
-    certain = int(_WRITTEN * activations) + fixed
-    return Need(certain, planned + states + again + scoring + unplanned)
+    peak = activations + fixed + states + again + scoring + unplanned
+    return Need(int(_WRITTEN * activations) + fixed, peak)
 
 
 # Not planned by MXNet, as measured. Bytes that oneDNN and threads take:
