@@ -74,6 +74,15 @@ def make_images(folder: Path, count: int) -> list:
     return paths
 
 
+def pack_images(folder: Path, count: int) -> tuple:
+    """Make `count` images and pack them; return their paths and the record file."""
+    paths, rec = make_images(folder, count), folder / "once.rec"
+    items = [(number % 1000, str(path), path.read_bytes) for number, path in enumerate(paths)]
+    with contextlib.redirect_stdout(sys.stderr):
+        pack_files(rec, items, resize=480, quality=90, num_thread=usable_cores())
+    return paths, rec
+
+
 def output_of(command, cores=None) -> str:
     """Return what a process on the first `cores` cores prints."""
     usable = sorted(os.sched_getaffinity(0))[:cores]
@@ -187,11 +196,8 @@ def main() -> int:
     out = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = make_images(folder, args.images)
-        once, rec = folder / "once.rec", folder / "train.rec"
-        items = [(number % 1000, str(path), path.read_bytes) for number, path in enumerate(paths)]
-        with contextlib.redirect_stdout(sys.stderr):
-            pack_files(once, items, resize=480, quality=90, num_thread=usable_cores())
+        paths, once = pack_images(folder, args.images)
+        rec = folder / "train.rec"
         content = once.read_bytes()
         # As many times as make enough for two readers that take more than one part each.
         rec.write_bytes(content * math.ceil(4 * PART_BYTES / len(content)))

@@ -9,11 +9,9 @@ again; its speed is measured on its first batches.
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,10 +20,8 @@ from pathlib import Path
 from data.arguments import READERS
 from data.datasets import DATASETS
 from data.iterators import EpochIter, record_args, training_args
-from data.packing.writer import pack_files
 from log.machine import usable_cores
-from tests.benchmark.input import make_images
-from tests.benchmark.peers.environments import ROOT
+from tests.benchmark.input import output_of, pack_images
 
 IMAGENET, LEVEL = DATASETS["imagenet"], 2
 IMAGES_MADE = 320
@@ -36,12 +32,8 @@ MEASURED = 20
 
 def make(folder: Path, images: int) -> list:
     """Write `images` records or a few more. Return the paths of the files."""
-    paths = make_images(folder, IMAGES_MADE)
-    once, first = folder / "once", folder / "0.rec"
-    items = [(number % 1000, str(path), path.read_bytes) for number, path in enumerate(paths)]
-    with contextlib.redirect_stdout(sys.stderr):
-        pack_files(once, items, resize=480, quality=90, num_thread=usable_cores())
-    content = once.read_bytes()
+    _, once = pack_images(folder, IMAGES_MADE)
+    content, first = once.read_bytes(), folder / "0.rec"
     times = min(FILE_BYTES // len(content), math.ceil(images / IMAGES_MADE))
     first.write_bytes(content * times)
     files = [first]
@@ -70,9 +62,7 @@ def in_a_process(*args) -> dict:
         "import json, os, sys; from tests.benchmark.resume import seconds_to_batch; "
         "print(json.dumps(seconds_to_batch(*json.loads(sys.argv[1]))), flush=True); os._exit(0)"
     )
-    command = [sys.executable, "-c", code, json.dumps(args)]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(output_of([sys.executable, "-c", code, json.dumps(args)]))
 
 
 def main() -> None:
@@ -84,15 +74,14 @@ def main() -> None:
     parser.add_argument("--place", type=int, default=4000, help="batches before it in the epoch")
     parser.add_argument("folder", nargs="?", help="where to write (default: a temporary folder)")
     args = parser.parse_args()
-    readers = READERS
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         files = make(Path(folder), args.images)
         records = ";".join(map(str, files))
         size = sum(os.path.getsize(file) for file in files)
         print(f"{args.images} images of 480x640, {size / 1e9:.0f} GB, batches of {args.batch}\n")
-        print(f"| batches before | first batch after, s, {readers} readers |\n| ---: | ---: |")
+        print(f"| batches before | first batch after, s, {READERS} readers |\n| ---: | ---: |")
         for place in (0, *(args.place * part // 7 for part in range(1, 8))):
-            found = in_a_process(records, args.batch, place, readers)
+            found = in_a_process(records, args.batch, place, READERS)
             print(f"| {place} | {found['first']:.1f} |", flush=True)
         found = in_a_process(records, args.batch, 0, 1, MEASURED)
         a_batch = (found["all"] - found["first"]) / (MEASURED - 1)
