@@ -10,7 +10,8 @@ import mxnet as mx
 import numpy as np
 import pytest
 
-from data.cifar10 import prepare as cifar10
+from data.cifar10 import source
+from data.cifar10.prepare import main
 from data.formats import classes
 from data.packing import writer
 from tests.data.files import cut_off, files_in, read_all, refused, tar_of
@@ -40,7 +41,7 @@ def cifar10_archive(path, **batches):
 
 def test_cifar10_records_hold_exactly_the_pixels(tmp_path):
     archive = cifar10_archive(tmp_path / "cifar-10-python.tar.gz")
-    assert cifar10.main([str(archive), "--out", str(tmp_path / "out")]) == 0
+    assert main([str(archive), "--out", str(tmp_path / "out")]) == 0
     for name, numbers in (("train", range(5)), ("val", [5])):
         batches = [cifar10_batch(i) for i in numbers]
         rec = tmp_path / "out" / f"{name}.rec"
@@ -59,9 +60,9 @@ def test_cifar10_records_hold_exactly_the_pixels(tmp_path):
 def test_cifar10_again_changes_nothing(tmp_path):
     out = tmp_path / "out"
     archive = cifar10_archive(tmp_path / "cifar-10-python.tar.gz")
-    assert cifar10.main([str(archive), "--out", str(out)]) == 0
+    assert main([str(archive), "--out", str(out)]) == 0
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    assert cifar10.main([str(archive), "--out", str(out)]) == 0
+    assert main([str(archive), "--out", str(out)]) == 0
     after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
     assert {**before, "classes.txt": 0} == {**after, "classes.txt": 0}
     assert set(before) == {"train.rec", "train.idx", "val.rec", "val.idx", "classes.txt"}
@@ -82,7 +83,7 @@ class Call:
 def test_cifar10_pickle_runs_nothing(tmp_path, capsys, name):
     batch = {**cifar10_batch(1), b"batch_label": Call(f"touch {tmp_path / 'was_run'}")}
     archive = cifar10_archive(tmp_path / "cifar-10-python.tar.gz", **{name: batch})
-    error = refused(capsys, cifar10.main([str(archive), "--out", str(tmp_path / "out")]))
+    error = refused(capsys, main([str(archive), "--out", str(tmp_path / "out")]))
     assert str(archive) in error
     assert "posix.system" in error
     assert not (tmp_path / "was_run").exists()
@@ -116,7 +117,7 @@ BAD_ARCHIVES = {
 def test_cifar10_bad_archive_is_one_line(tmp_path, capsys, kind):
     archive = tmp_path / "cifar-10-python.tar.gz"
     BAD_ARCHIVES[kind](archive)
-    error = refused(capsys, cifar10.main([str(archive), "--out", str(tmp_path / "out")]))
+    error = refused(capsys, main([str(archive), "--out", str(tmp_path / "out")]))
     assert str(archive) in error
     assert not kind.startswith("no ") or kind.split()[1] in error
     assert not files_in(tmp_path / "out")
@@ -127,7 +128,7 @@ def cifar10_images(root, top="", suffixes=(".png", ".jpg"), number=(3, 2)) -> di
     rng = np.random.RandomState(0)
     pixels = {}
     for part, count in zip(("train", "test"), number):
-        for name in cifar10.CLASSES:
+        for name in source.CLASSES:
             for i in range(count):
                 path = root / top / part / name / f"{i:04}{suffixes[i % len(suffixes)]}"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +144,7 @@ def test_cifar10_image_files_keep_their_pixels_and_labels(tmp_path, capsys):
     (tmp_path / "images/train/cat/._0000.jpg").write_bytes(b"what macOS leaves")
     (tmp_path / "images/train/notes.txt").write_text("no image")
     out = tmp_path / "out"
-    assert cifar10.main([str(tmp_path / "images"), "--out", str(out)]) == 0
+    assert main([str(tmp_path / "images"), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "30 train images; CIFAR-10 has 50000" in said
     assert "20 test images; CIFAR-10 has 10000" in said
@@ -157,13 +158,13 @@ def test_cifar10_image_files_keep_their_pixels_and_labels(tmp_path, capsys):
         images = batch.data[0].asnumpy().transpose(0, 2, 3, 1)
         read = sorted((label, image.tobytes()) for label, image in zip(labels, images))
         assert read == sorted(
-            (cifar10.CLASSES.index(path.parts[-2]), image.astype(np.float32).tobytes())
+            (source.CLASSES.index(path.parts[-2]), image.astype(np.float32).tobytes())
             for path, image in pixels.items()
             if path.parts[-3] == part
         )
         # Training images are not in the order of their classes.
         assert (labels == sorted(labels)) == (part == "test")
-    assert classes.class_names(out / "val.rec") == list(cifar10.CLASSES)
+    assert classes.class_names(out / "val.rec") == list(source.CLASSES)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
@@ -174,8 +175,8 @@ def test_cifar10_tar_of_image_files_is_as_its_folder(tmp_path, mode):
         # The order in an archive is no order.
         for path in sorted((tmp_path / "images").rglob("*.*"), key=lambda path: path.name):
             tar.add(path, str(path.relative_to(tmp_path / "images")))
-    for source in (archive, tmp_path / "images", tmp_path / "images/CIFAR-10-master"):
-        assert cifar10.main([str(source), "--out", str(tmp_path / f"{source.name}-out")]) == 0
+    for found in (archive, tmp_path / "images", tmp_path / "images/CIFAR-10-master"):
+        assert main([str(found), "--out", str(tmp_path / f"{found.name}-out")]) == 0
     expected = files_in(tmp_path / "images-out")
     assert set(expected) == {"train.rec", "train.idx", "val.rec", "val.idx", "classes.txt"}
     assert files_in(tmp_path / "images.tar-out") == expected
@@ -186,15 +187,15 @@ def test_cifar10_classes_in_the_order_of_the_published_labels(tmp_path, capsys):
     cifar10_images(tmp_path, number=(1, 1))
     for part in ("train", "test"):  # in the order of the bytes, Truck is the first
         (tmp_path / part / "truck").rename(tmp_path / part / "Truck")
-    found = cifar10.read_source(tmp_path)
-    assert found.classes == [*cifar10.CLASSES[:-1], "Truck"]
+    found = source.read_source(tmp_path)
+    assert found.classes == [*source.CLASSES[:-1], "Truck"]
     assert found.test.labels == [9, *range(9)]  # the files are in the order of their paths
-    assert not any("names" in line for line in cifar10.differences(found))
+    assert not any("names" in line for line in source.differences(found))
     for part in ("train", "test"):
         (tmp_path / part / "airplane").rename(tmp_path / part / "plane")
-    found = cifar10.read_source(tmp_path)
+    found = source.read_source(tmp_path)
     assert found.classes == sorted(found.classes)
-    assert cifar10.differences(found)[-1].startswith("classes have other names than CIFAR-10's")
+    assert source.differences(found)[-1].startswith("classes have other names than CIFAR-10's")
 
 
 def cifar10_image(root, path, image):
@@ -226,9 +227,7 @@ BAD_IMAGE_FILES = {
 def test_cifar10_bad_image_files_are_one_line(tmp_path, capsys, kind):
     write, words = BAD_IMAGE_FILES[kind]
     write(tmp_path / "images")
-    error = refused(
-        capsys, cifar10.main([str(tmp_path / "images"), "--out", str(tmp_path / "out")])
-    )
+    error = refused(capsys, main([str(tmp_path / "images"), "--out", str(tmp_path / "out")]))
     assert str(tmp_path / "images") in error
     assert words in error
     assert not files_in(tmp_path / "out")
@@ -236,12 +235,10 @@ def test_cifar10_bad_image_files_are_one_line(tmp_path, capsys, kind):
 
 def test_cifar10_records_of_another_source_are_not_taken_for_these(tmp_path, capsys):
     archive = cifar10_archive(tmp_path / "cifar-10-python.tar.gz")
-    assert cifar10.main([str(archive), "--out", str(tmp_path / "out")]) == 0
+    assert main([str(archive), "--out", str(tmp_path / "out")]) == 0
     before = files_in(tmp_path / "out")
     cifar10_images(tmp_path / "images", number=(2, 2))  # 20 images, as in the archive
     capsys.readouterr()
-    error = refused(
-        capsys, cifar10.main([str(tmp_path / "images"), "--out", str(tmp_path / "out")])
-    )
+    error = refused(capsys, main([str(tmp_path / "images"), "--out", str(tmp_path / "out")]))
     assert "holds other images" in error
     assert files_in(tmp_path / "out") == before

@@ -13,6 +13,7 @@ import pytest
 import scipy.io
 
 from data.imagenet import prepare as imagenet
+from data.imagenet import source
 from tests.data.files import BLUE, GREEN, RED, cut_off, files_in, jpeg, read_all, refused, tar_of
 from tests.runs import ROOT
 
@@ -127,10 +128,10 @@ def contents(images):
 
 def test_imagenet_folders_are_read_as_the_archives(ilsvrc):
     def train(name):
-        return sorted(contents(imagenet.training_images(ilsvrc / name)))
+        return sorted(contents(source.training_images(ilsvrc / name)))
 
     def val(name, devkit):
-        images = imagenet.validation_images(ilsvrc / name, devkit and ilsvrc / devkit)
+        images = source.validation_images(ilsvrc / name, devkit and ilsvrc / devkit)
         return sorted(contents(images), key=lambda image: image[1])
 
     assert len(train("train")) == 9

@@ -119,6 +119,9 @@ def test_other_exceptions_keep_their_traceback(error):
     [
         ("data.pack images OUT/records", 2),
         ("data.verify OUT/x.rec", 2),
+        ("data.digits.prepare --out OUT", 2),
+        ("data.cifar10.prepare OUT --out OUT", 2),
+        ("data.imagenet.prepare --train OUT --val OUT --out OUT", 2),
         ("log.plot_curves log/cifar10-64-metrics.jsonl --out OUT/x.png", 1),
         ("model.predict OUT/x 1 x.jpg", 2),
     ],
