@@ -27,7 +27,7 @@ import numpy as np
 from data.packing.writer import pack_files
 from data.parts import PART_BYTES
 from log.machine import usable_cores
-from model.devices import has_bfloat16
+from model.devices import has_bfloat16, import_mxnet
 from tests.benchmark.peers.environments import ROOT, PeerError, last_line, python_of
 
 BATCH = 16
@@ -131,14 +131,30 @@ def loader_on(cores, level, folder, python, rounds) -> float:
     return statistics.median(each["images_s"] for each in found)
 
 
-def decoding_alone(paths) -> float:
-    """Return the images/s of one core that only decodes, with the libjpeg-turbo in OpenCV."""
+def pillow_alone(folder, python, rounds) -> float:
+    """Return the images/s of one core that only decodes, with the DataLoader's Pillow."""
+    command = [python, "-m", "tests.benchmark.peers.pillow_input", folder, "--decode"]
+    found = [json.loads(output_of(command, 1).splitlines()[-1]) for _ in range(rounds)]
+    return statistics.median(each["images_s"] for each in found)
+
+
+def decoding_alone(paths, decode) -> float:
+    """Return the images/s of one thread that only decodes."""
     files = [np.fromfile(path, np.uint8) for path in paths]
-    cv2.setNumThreads(1)
     began = time.perf_counter()
     for file in files:
-        cv2.imdecode(file, cv2.IMREAD_COLOR)
+        decode(file)
     return len(files) / (time.perf_counter() - began)
+
+
+def decoders() -> dict:
+    """Return name -> function that decodes a file: the libjpeg-turbo in OpenCV and in MXNet."""
+    cv2.setNumThreads(1)
+    mxnet = import_mxnet()
+    return {
+        "OpenCV": lambda file: cv2.imdecode(file, cv2.IMREAD_COLOR),
+        "MXNet": lambda file: mxnet.image.imdecode(file.tobytes()).wait_to_read(),
+    }
 
 
 def training_in(dtype, rec, folder, rounds) -> dict:
@@ -160,9 +176,14 @@ def training_in(dtype, rec, folder, rounds) -> dict:
 
 def input_table(rec, folder, python, paths, rounds, out) -> None:
     """Print images/s of each core."""
-    alone = statistics.median(decoding_alone(paths) for _ in range(rounds))
-    out["decoding alone"] = alone
-    print(f"decoding alone, one core: {alone:.0f} images/s\n")
+    decoding = out["decoding alone"] = {
+        name: statistics.median(decoding_alone(paths, decode) for _ in range(rounds))
+        for name, decode in decoders().items()
+    }
+    decoding["Pillow"] = pillow_alone(folder, python, rounds)
+    alone = decoding["OpenCV"]
+    each = ", ".join(f"{name} {speed:.0f}" for name, speed in decoding.items())
+    print(f"decoding alone, images/s of one core: {each}\n")
     print(
         "| cores | level | this project, images/s a core | of decoding alone | "
         "DataLoader, Pillow | ratio | first batch after, s |"

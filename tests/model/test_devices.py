@@ -56,9 +56,11 @@ def driver(tmp_path_factory):
 def test_environment_is_set_where_the_user_has_not(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(devices, "usable_cores", lambda: 7)
+    monkeypatch.setattr(devices, "gpus", lambda: [])
     devices.prepare_environment()
     assert os.environ == {
         "OMP_NUM_THREADS": "7",
+        "OMP_WAIT_POLICY": "active",
         "MXNET_SUBGRAPH_VERBOSE": "0",
         "MXNET_CUDNN_AUTOTUNE_DEFAULT": "2",
         "MXNET_GPU_PARALLEL_RAND_COPY": "1",
@@ -69,6 +71,7 @@ def test_environment_is_set_where_the_user_has_not(monkeypatch):
         assert os.environ["OMP_NUM_THREADS"] == threads
     theirs = {
         "OMP_NUM_THREADS": "3",
+        "OMP_WAIT_POLICY": "passive",
         "MXNET_SUBGRAPH_VERBOSE": "1",
         "MXNET_CUDNN_AUTOTUNE_DEFAULT": "0",
         "MXNET_GPU_PARALLEL_RAND_COPY": "4",
@@ -76,6 +79,14 @@ def test_environment_is_set_where_the_user_has_not(monkeypatch):
     monkeypatch.setattr(os, "environ", dict(theirs))
     devices.prepare_environment()
     assert os.environ == theirs
+
+
+@pytest.mark.parametrize("gpus, environment", [([(8, 0)], {}), ([], {"DMLC_ROLE": "worker"})])
+def test_threads_do_not_spin_beside_gpus_or_other_workers(gpus, environment, monkeypatch):
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(devices, "gpus", lambda: gpus)
+    devices.prepare_environment()
+    assert "OMP_WAIT_POLICY" not in os.environ
 
 
 @pytest.mark.parametrize("version, fusion", [(0, None), (11040, "0"), (11080, None), (12020, None)])
