@@ -28,7 +28,7 @@ from data.packing.writer import pack_files
 from data.parts import PART_BYTES
 from log.machine import usable_cores
 from model.devices import has_bfloat16, import_mxnet
-from tests.benchmark.peers.environments import ROOT, PeerError, last_line, python_of
+from tests.benchmark.peers.environments import INHERITED, ROOT, PeerError, last_line, python_of
 
 BATCH = 16
 #: Seconds of decoding, and several parts of each reader.
@@ -86,7 +86,7 @@ def pack_images(folder: Path, count: int) -> tuple:
 def output_of(command, cores=None) -> str:
     """Return what a process on the first `cores` cores prints."""
     usable = sorted(os.sched_getaffinity(0))[:cores]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment = {name: value for name, value in INHERITED.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [str(word) for word in command],
         cwd=ROOT,

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from log.machine import usable_cores
 from model.devices import import_mxnet
-from tests.benchmark.peers.environments import ROOT, PeerError, last_line, python_of
+from tests.benchmark.peers.environments import INHERITED, ROOT, PeerError, last_line, python_of
 
 TIME_LIMIT = 900  # seconds for one measurement, the compiler's time included
 # The share of the machine that other processes may take before a measurement is repeated.
@@ -143,7 +143,7 @@ def measure(who: Contestant, work: Workload, filters: dict, seconds: float) -> d
 
 def run(command, variables=None) -> dict:
     """Return what a worker prints on its last line, JSON. Raises PeerError."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(usable_cores()), **(variables or {})}
+    environment = {**INHERITED, "OMP_NUM_THREADS": str(usable_cores()), **(variables or {})}
     environment = {name: value for name, value in environment.items() if value is not None}
     try:
         done = subprocess.run(

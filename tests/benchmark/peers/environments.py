@@ -1,10 +1,13 @@
 """The peers' environments, in .venv-peers/: made once, again when their requirements change."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
+#: Environment of the processes that are measured, without what importing mxnet sets.
+INHERITED = dict(os.environ)
 
 
 class PeerError(Exception):
