@@ -41,9 +41,10 @@ def prepare_environment(contexts: int = 1) -> None:
     contexts : CPU contexts that compute at the same time, each with a team of threads of its own.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // contexts)))
+    cuda = cuda_of_driver()
     # Threads that spin between operators, instead of sleeping, train faster, unless they take the
     # time of others that work: those that feed GPUs, the servers and workers of a job.
-    if not gpus() and "DMLC_ROLE" not in os.environ:
+    if not cuda and "DMLC_ROLE" not in os.environ:
         os.environ.setdefault("OMP_WAIT_POLICY", "active")
     # Says nothing but that oneDNN is in use.
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
@@ -56,7 +57,7 @@ def prepare_environment(contexts: int = 1) -> None:
     os.environ.setdefault("MXNET_GPU_PARALLEL_RAND_COPY", "1")
     # MXNet fuses operators with NVRTC, and has the driver compile the PTX that this gives
     # (src/operator/fusion/fused_op.cu): an older driver refuses that of a newer CUDA.
-    if 0 < cuda_of_driver() < _CUDA_OF_NVRTC:
+    if 0 < cuda < _CUDA_OF_NVRTC:
         os.environ.setdefault("MXNET_USE_FUSION", "0")
 
 

@@ -56,7 +56,7 @@ def driver(tmp_path_factory):
 def test_environment_is_set_where_the_user_has_not(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
     monkeypatch.setattr(devices, "usable_cores", lambda: 7)
-    monkeypatch.setattr(devices, "gpus", lambda: [])
+    monkeypatch.setattr(devices, "cuda_of_driver", lambda: 0)
     devices.prepare_environment()
     assert os.environ == {
         "OMP_NUM_THREADS": "7",
@@ -81,10 +81,10 @@ def test_environment_is_set_where_the_user_has_not(monkeypatch):
     assert os.environ == theirs
 
 
-@pytest.mark.parametrize("gpus, environment", [([(8, 0)], {}), ([], {"DMLC_ROLE": "worker"})])
-def test_threads_do_not_spin_beside_gpus_or_other_workers(gpus, environment, monkeypatch):
+@pytest.mark.parametrize("cuda, environment", [(12020, {}), (0, {"DMLC_ROLE": "worker"})])
+def test_threads_do_not_spin_beside_gpus_or_other_workers(cuda, environment, monkeypatch):
     monkeypatch.setattr(os, "environ", environment)
-    monkeypatch.setattr(devices, "gpus", lambda: gpus)
+    monkeypatch.setattr(devices, "cuda_of_driver", lambda: cuda)
     devices.prepare_environment()
     assert "OMP_WAIT_POLICY" not in os.environ
 
