@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import cv2
@@ -29,6 +28,7 @@ from data.parts import PART_BYTES
 from log.machine import usable_cores
 from model.devices import has_bfloat16, import_mxnet
 from tests.benchmark.peers.environments import INHERITED, ROOT, PeerError, last_line, python_of
+from tests.benchmark.peers.pillow_decoding import decoding_alone
 
 BATCH = 16
 #: Seconds of decoding, and several parts of each reader.
@@ -121,30 +121,19 @@ def input_on(cores, flags, rec, rounds) -> dict:
     return {"speed": statistics.median(speeds), "first": statistics.median(first)}
 
 
+def pillow_on(cores, rounds, python, worker, *arguments) -> float:
+    """Return the images/s that a worker of the DataLoader's environment prints."""
+    command = [python, "-m", f"tests.benchmark.peers.{worker}", *arguments]
+    found = [json.loads(output_of(command, cores).splitlines()[-1]) for _ in range(rounds)]
+    return statistics.median(each["images_s"] for each in found)
+
+
 def loader_on(cores, level, folder, python, rounds) -> float:
     """Return images/s of the DataLoader with as many processes."""
-    loader = [
-        python, "-m", "tests.benchmark.peers.pillow_input", folder, "--workers", cores,
+    return pillow_on(
+        cores, rounds, python, "pillow_input", folder, "--workers", cores,
         "--batch", BATCH, "--batches", BATCHES, "--level", level,
-    ]  # fmt: skip
-    found = [json.loads(output_of(loader, cores).splitlines()[-1]) for _ in range(rounds)]
-    return statistics.median(each["images_s"] for each in found)
-
-
-def pillow_alone(folder, python, rounds) -> float:
-    """Return the images/s of one core that only decodes, with the DataLoader's Pillow."""
-    command = [python, "-m", "tests.benchmark.peers.pillow_input", folder, "--decode"]
-    found = [json.loads(output_of(command, 1).splitlines()[-1]) for _ in range(rounds)]
-    return statistics.median(each["images_s"] for each in found)
-
-
-def decoding_alone(paths, decode) -> float:
-    """Return the images/s of one thread that only decodes."""
-    files = [np.fromfile(path, np.uint8) for path in paths]
-    began = time.perf_counter()
-    for file in files:
-        decode(file)
-    return len(files) / (time.perf_counter() - began)
+    )  # fmt: skip
 
 
 def decoders() -> dict:
@@ -152,8 +141,8 @@ def decoders() -> dict:
     cv2.setNumThreads(1)
     mxnet = import_mxnet()
     return {
-        "OpenCV": lambda file: cv2.imdecode(file, cv2.IMREAD_COLOR),
-        "MXNet": lambda file: mxnet.image.imdecode(file.tobytes()).wait_to_read(),
+        "OpenCV": lambda file: cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR),
+        "MXNet": lambda file: mxnet.image.imdecode(file).wait_to_read(),
     }
 
 
@@ -180,7 +169,7 @@ def input_table(rec, folder, python, paths, rounds, out) -> None:
         name: statistics.median(decoding_alone(paths, decode) for _ in range(rounds))
         for name, decode in decoders().items()
     }
-    decoding["Pillow"] = pillow_alone(folder, python, rounds)
+    decoding["Pillow"] = pillow_on(1, rounds, python, "pillow_decoding", folder)
     alone = decoding["OpenCV"]
     each = ", ".join(f"{name} {speed:.0f}" for name, speed in decoding.items())
     print(f"decoding alone, images/s of one core: {each}\n")

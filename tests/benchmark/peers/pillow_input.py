@@ -1,20 +1,17 @@
 """PyTorch's DataLoader with Pillow on JPEG images, augmented as ImageNet's are at level 1 or 2.
 
     python -m tests.benchmark.peers.pillow_input FOLDER --workers N --batch B --batches N --level L
-    python -m tests.benchmark.peers.pillow_input FOLDER --decode
 
-The second decodes all images, and does nothing else. The steps of level 2 are those of
-torchvision's RandomResizedCrop, RandomHorizontalFlip and ColorJitter on Pillow images; torchvision
-itself has compiled parts that fit one build of PyTorch each.
+The steps of level 2 are those of torchvision's RandomResizedCrop, RandomHorizontalFlip and
+ColorJitter on Pillow images; torchvision itself has compiled parts that fit one build of PyTorch
+each.
 """
 
 import argparse
-import io
 import json
 import os
 import random
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -69,27 +66,14 @@ class Images(Dataset):
             return self.augment(image.convert("RGB")), 0
 
 
-def decoding_alone(folder):
-    """Return images/s, the files in memory."""
-    files = [Path(path).read_bytes() for path in Images(folder, 1).paths]
-    began = time.perf_counter()
-    for file in files:
-        Image.open(io.BytesIO(file)).convert("RGB")
-    return len(files) / (time.perf_counter() - began)
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
-    parser.add_argument("--decode", action="store_true")
-    parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--batches", type=int, default=1)
-    parser.add_argument("--level", type=int, default=1, choices=(1, 2))
+    parser.add_argument("--workers", type=int, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--batches", type=int, required=True)
+    parser.add_argument("--level", type=int, required=True, choices=(1, 2))
     args = parser.parse_args()
-    if args.decode:
-        print(json.dumps({"images_s": decoding_alone(args.folder)}))
-        return
     loader = DataLoader(
         Images(args.folder, args.level),
         args.batch,
