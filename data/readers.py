@@ -44,7 +44,7 @@ class FirstToLast:
         self._error: Any = None
         self._records: Any = None
         try:
-            self._records = mx.io.ImageRecordIter(**args)
+            self._records = record_iter(args)
         except mx.base.MXNetError as error:
             # MXNet reads ahead: now and then it is here that it tells of a later batch.
             self._error = error
@@ -64,6 +64,16 @@ class FirstToLast:
         has reached the end of a truncated file."""
         if self._records is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._records))
+
+
+def record_iter(args: Dict[str, Any]) -> mx.io.MXDataIter:
+    """Return an ImageRecordIter, made by a thread that ends.
+
+    It starts an OpenMP team in the thread that makes it, to count the cores, and never uses it
+    again. With OMP_WAIT_POLICY=active that team would spin for as long as its thread lives.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(mx.io.ImageRecordIter, **args).result()
 
 
 class SideBySide:

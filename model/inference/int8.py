@@ -14,6 +14,7 @@ from mxnet.contrib.quantization import quantize_model_mkldnn
 from data.formats.recordset import scan
 from data.inspect import require
 from data.iterators import record_args
+from data.readers import record_iter
 from log.notices import Notices
 from model import ModelError
 from model.checkpoint import Checkpoints, Place
@@ -47,12 +48,12 @@ def prepare(args: argparse.Namespace) -> Tuple[Network, Notices, Checkpoints]:
 
 def write(args: argparse.Namespace, network: Network, checkpoints: Checkpoints) -> Path:
     """Write the network in int8 as a checkpoint; return its .params file. Raises ModelError."""
-    place = Place(args.epoch)
+    place = Place(network.epoch)
     batch_size = min(args.images, 32)
     try:
         with mxnet_errors(args.calibrate):
-            images = mx.io.ImageRecordIter(
-                **record_args(
+            images = record_iter(
+                record_args(
                     args.calibrate, network.input_shape, batch_size, network.mean, network.std, 4
                 )
             )

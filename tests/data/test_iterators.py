@@ -325,3 +325,27 @@ print((sizes[-1] - sizes[4]) / (90 * 3 * 256 * 256 * 4))
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert float(process.stdout.split()[-1]) < 5  # three an epoch were 21
+
+
+# Seconds of CPU time that a process takes in a second in which nothing is asked of it.
+IDLE = """
+import sys, time
+import mxnet
+from data.readers import FirstToLast
+reader = FirstToLast(eval(sys.argv[1]))
+reader.next()
+time.sleep(0.2)
+began = time.process_time()
+time.sleep(1)
+print(time.process_time() - began)
+"""
+
+
+def test_a_reader_leaves_no_threads_that_spin(numbered):
+    """ImageRecordIter asks OpenMP for a team when it is made, and never uses it."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "active"}
+    done = subprocess.run(
+        [sys.executable, "-c", IDLE, repr({**numbered, "preprocess_threads": 1})],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(done.stdout) < 0.5
