@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     with command("train_xception.py", writes_files=True) as outcome:
         plan = Plan.of(argv)
-        with joined(plan.devices) as cluster:
+        with joined(plan.devices, plan.task is Task.BENCHMARK_INPUT) as cluster:
             if plan.task is Task.TRAIN:
                 train(plan, cluster, outcome)
             elif plan.task is Task.SUMMARY:

@@ -35,17 +35,19 @@ _OF_OTHER_WHEELS = {
 _COMPUTE_CAPABILITY = (75, 76)
 
 
-def prepare_environment(contexts: int = 1) -> None:
+def prepare_environment(contexts: int = 1, only_reads: bool = False) -> None:
     """Set what MXNet reads from the environment when it is loaded, unless the user has set it.
 
     contexts : CPU contexts that compute at the same time, each with a team of threads of its own.
+    only_reads : images are read, and no network is computed.
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // contexts)))
     cuda = cuda_of_driver()
     # Threads that spin between operators, instead of sleeping, train faster, unless they take the
-    # time of others that work: those that feed GPUs, the servers and workers of a job.
+    # time of others that work: those that decode, those that feed GPUs, the servers and workers of
+    # a job.
     if not cuda and "DMLC_ROLE" not in os.environ:
-        os.environ.setdefault("OMP_WAIT_POLICY", "active")
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive" if only_reads else "active")
     # Says nothing but that oneDNN is in use.
     os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")
     # On GPUs. MXNet 1.9.1 measures which of cuDNN's algorithms is fastest, with 1 and with 2. It is
@@ -132,10 +134,10 @@ def check_gpus(wanted: Sequence[int], found: Sequence[Tuple[int, int]]) -> None:
         )
 
 
-def import_mxnet(contexts: int = 1) -> Any:
-    """Import mxnet, or raise ModelError with what is missing and the way to get it. contexts : as
-    for `prepare_environment`."""
-    prepare_environment(contexts)
+def import_mxnet(contexts: int = 1, only_reads: bool = False) -> Any:
+    """Import mxnet, or raise ModelError with what is missing and the way to get it. The arguments
+    are those of `prepare_environment`."""
+    prepare_environment(contexts, only_reads)
     try:
         import mxnet
     except (ImportError, OSError, AttributeError) as error:

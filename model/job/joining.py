@@ -24,17 +24,18 @@ from model.job.watch import Watch, leave
 
 
 @contextlib.contextmanager
-def joined(devices: Devices) -> Iterator[Cluster]:
+def joined(devices: Devices, only_reads: bool = False) -> Iterator[Cluster]:
     """Load mxnet, join the job of --kv-store, and leave it when the body is done.
 
     Yield the other workers, `Cluster` if there are none. A scheduler or server serves until the job
     is over, and ends the process. An error that ends this worker is sent to the others, which end.
+    only_reads : no network is computed.
     Raises ModelError if mxnet can't be loaded or the job can't be joined.
     """
     role = role_of_this_process(devices.kv_store)
     if role in ("scheduler", "server"):
         serve(role, devices.kv_store, devices.stall_timeout)
-    import_mxnet(devices.cpus or 1)
+    import_mxnet(devices.cpus or 1, only_reads)
     cluster = join(devices.kv_store, devices.stall_timeout)
     try:
         yield cluster

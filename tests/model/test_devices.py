@@ -65,6 +65,9 @@ def test_environment_is_set_where_the_user_has_not(monkeypatch):
         "MXNET_CUDNN_AUTOTUNE_DEFAULT": "2",
         "MXNET_GPU_PARALLEL_RAND_COPY": "1",
     }
+    monkeypatch.setattr(os, "environ", {})
+    devices.prepare_environment(only_reads=True)
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
     for contexts, threads in ((3, "2"), (8, "1")):
         monkeypatch.setattr(os, "environ", {})
         devices.prepare_environment(contexts)
