@@ -2,7 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
 from data.arguments import by_data_type
 from log.command import from_zero, numbers, positive, whole
@@ -33,6 +33,21 @@ def checkpoint(text: str) -> Tuple[str, int]:
     if not prefix:
         raise argparse.ArgumentTypeError(f"must be PREFIX,EPOCH, not {text!r}")
     return prefix, whole(0)(epoch)
+
+
+def epoch(text: str) -> Union[int, str]:
+    return text if text == "best" else whole(0)(text)
+
+
+def add_prefix_and_epoch(parser: argparse.ArgumentParser) -> None:
+    """Add PREFIX and EPOCH, as `model.network.loading.load_network` takes them."""
+    parser.add_argument("prefix", metavar="PREFIX", help="prefix of the checkpoint")
+    parser.add_argument(
+        "epoch",
+        metavar="EPOCH",
+        type=epoch,
+        help="epoch of the checkpoint, or best: the one that PREFIX-best.params links to",
+    )
 
 
 def share(text: str) -> float:

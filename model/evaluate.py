@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from log.command import OneLineParser, command, numbers, print_notices, whole
-from model.arguments import gpu_ids
+from model.arguments import add_prefix_and_epoch, gpu_ids
 from model.devices import import_mxnet
 from model.inference.preprocessing import add_preprocessing_args
 
@@ -35,8 +35,7 @@ def _parser() -> OneLineParser:
         prog="python -m model.evaluate",
         description="Score the network of a checkpoint on labelled images, each counted once.",
     )
-    parser.add_argument("prefix", help="prefix of the checkpoint, as --model-prefix")
-    parser.add_argument("epoch", type=whole(0), help="epoch of the checkpoint")
+    add_prefix_and_epoch(parser)
     parser.add_argument("--data-val", metavar="REC", required=True, help="records to score it on")
     parser.add_argument(
         "--batch-size",
@@ -101,7 +100,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         outcome.begun()
         scores = ready.run()
         names = ready.names
-        print(f"{args.prefix}, epoch {args.epoch}: {scores.count} images of {args.data_val}")
+        print(f"{ready.source}: {scores.count} images of {args.data_val}")
         for name, value in scores.values():
             print(f"{name} {value:.6f}")
         if args.per_class:

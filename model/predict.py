@@ -18,6 +18,7 @@ from typing import Iterable, Optional, Sequence, Tuple
 
 from log import UserError
 from log.command import OneLineParser, command, print_error, print_notices, whole
+from model.arguments import add_prefix_and_epoch
 from model.devices import import_mxnet
 from model.inference.preprocessing import add_preprocessing_args
 
@@ -32,8 +33,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         prog="python -m model.predict",
         description="Classify images with the checkpoint PREFIX-EPOCH.",
     )
-    parser.add_argument("prefix", metavar="PREFIX", help="prefix of the checkpoint")
-    parser.add_argument("epoch", metavar="EPOCH", type=whole(0), help="epoch of the checkpoint")
+    add_prefix_and_epoch(parser)
     parser.add_argument(
         "images",
         metavar="IMAGE",

@@ -13,6 +13,7 @@ import sys
 from typing import Optional, Sequence
 
 from log.command import OneLineParser, command, print_notices, whole
+from model.arguments import add_prefix_and_epoch
 from model.devices import import_mxnet
 from model.inference.preprocessing import add_preprocessing_args
 
@@ -22,8 +23,7 @@ def parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         prog="python -m model.quantize",
         description=__doc__.split("\n")[0],
     )
-    parser.add_argument("prefix", help="prefix of the checkpoint")
-    parser.add_argument("epoch", type=whole(0), help="epoch of the checkpoint")
+    add_prefix_and_epoch(parser)
     parser.add_argument("out", help="prefix of the checkpoint to write, of the same epoch")
     parser.add_argument(
         "--calibrate", required=True, metavar="REC", help="records of training images"

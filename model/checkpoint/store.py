@@ -9,6 +9,8 @@ import contextlib
 import errno
 import hashlib
 import logging
+import os
+import re
 import shutil
 import tempfile
 from functools import partial
@@ -53,6 +55,21 @@ class SavedGenerations:
             prefixes = ", ".join(self.names.prefixes())
             there = f"; prefixes in {self.folder}: {prefixes}" if prefixes else ""
         raise ModelError(f"{self.prefix} has no checkpoint of {place}{there}")
+
+    def best(self) -> Tuple[str, Place]:
+        """Return (prefix, place) of the parameters that PREFIX-best.params links to; with --ema,
+        the prefix is that of the averaged ones. Raises ModelError if there is no such link."""
+        link = self.names.best
+        if link.exists() and not link.is_symlink():
+            raise ModelError(
+                f"{link}: a copy, not a link: give the epoch, which the run's last log line names"
+            )
+        if not link.is_symlink():
+            raise ModelError(f"{link} is missing: give an epoch in place of best")
+        target = re.fullmatch(r"(.+)-(\d{4,})\.params", os.readlink(link))
+        if not target:
+            raise ModelError(f"{link}: a link to {os.readlink(link)}, not to a checkpoint")
+        return str(self.folder / target[1]), Place(int(target[2]))
 
     def load(self, place: Place) -> Generation:
         """Return the generation at `place`. Raises ModelError if any byte of it is wrong."""

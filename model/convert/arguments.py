@@ -5,6 +5,7 @@ from pathlib import Path
 
 from data.arguments import divisors, three_numbers
 from log.command import whole
+from model.arguments import add_prefix_and_epoch
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser, size: str, short_side: str) -> None:
@@ -52,6 +53,5 @@ def add_activation_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_export_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """Add the arguments of a conversion to the file `out`."""
-    parser.add_argument("prefix", metavar="PREFIX", help="prefix of the checkpoint")
-    parser.add_argument("epoch", metavar="EPOCH", type=whole(0), help="epoch of the checkpoint")
+    add_prefix_and_epoch(parser)
     parser.add_argument("out", metavar=out, type=Path, help="the file to write")

@@ -24,10 +24,11 @@ from model.network.scores import Scores, check_probabilities, count_batch, predi
 class Scoring:
     """A network and images, checked and ready.
 
-    batches : (batch, probabilities), `num_batches` of them. names : of the classes, by label.
-    notices : what is to be said before.
+    source : the network's checkpoint. batches : (batch, probabilities), `num_batches` of them.
+    names : of the classes, by label. notices : what is to be said before.
     """
 
+    source: str
     batches: Iterator[Tuple[mx.io.DataBatch, np.ndarray]]
     num_batches: int
     names: List[str]
@@ -78,6 +79,7 @@ def prepare(args: argparse.Namespace) -> Scoring:
     if not names or len(names) != num_classes:
         names = list(map(str, range(num_classes)))
     return Scoring(
+        source=network.source,
         batches=_checked(predictions(module, streams, shape[1:], args.ten_crop), network.source),
         num_batches=math.ceil(scanned.num_images / batch_size),
         names=names,

@@ -1,7 +1,7 @@
 """The network of a checkpoint, this project's or another program's."""
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import mxnet as mx
 
@@ -35,7 +35,7 @@ class Network:
     """A trained network, and what it was trained for.
 
     symbol, arg_params, aux_params : as for `mx.mod.Module`.
-    source : its checkpoint, for messages.
+    source : its checkpoint, for messages. epoch : of the checkpoint.
     image_shape : (3, height, width), None if the checkpoint does not say.
     mean, std : an input is (pixel - mean) / std. Without preprocessing if the checkpoint does not
         say (`says_preprocessing`).
@@ -48,6 +48,7 @@ class Network:
     arg_params: NDArrays
     aux_params: NDArrays
     source: str = "the network"
+    epoch: int = 0
     image_shape: Optional[Tuple[int, int, int]] = None
     mean: Rgb = (0, 0, 0)
     std: Rgb = (1, 1, 1)
@@ -75,14 +76,19 @@ class Network:
         return self.image_shape
 
 
-def load_network(prefix: str, epoch: int) -> Network:
+def load_network(prefix: str, epoch: Union[int, str]) -> Network:
     """Return the network of the checkpoint PREFIX, EPOCH.
 
+    epoch : "best" for the one that PREFIX-best.params links to.
     A checkpoint of this project is verified. Of another program's, PREFIX-symbol.json and
     PREFIX-%04d.params, the parameters must be finite and those that the network reads.
     Raises ModelError if it can't be used.
     """
-    checkpoints, place = Checkpoints(prefix), Place(epoch)
+    if epoch == "best":
+        prefix, place = Checkpoints(prefix).best()
+    else:
+        place = Place(int(epoch))
+    checkpoints = Checkpoints(prefix)
     checkpoints.check_there(place)
     params_file = checkpoints.params_file(place)
     symbol_file = f"{prefix}-symbol.json"
@@ -95,7 +101,7 @@ def load_network(prefix: str, epoch: int) -> Network:
             params = ndarray_file.parse(read_file(params_file, ModelError))
         except ndarray_file.FormatError as error:
             raise ModelError(f"{params_file}: {error}") from None
-    check_unsliced(params, prefix, epoch)
+    check_unsliced(params, prefix, place.epoch)
     check_finite(params, params_file)
     symbol, params = with_head_named(load_symbol(symbol_json, symbol_file), params)
     if is_xception(symbol):
@@ -108,6 +114,7 @@ def load_network(prefix: str, epoch: int) -> Network:
         symbol,
         *ndarray_params(params),
         source=f"{prefix}, {place}",
+        epoch=place.epoch,
         image_shape=shape and tuple(shape),
         mean=tuple(settings.get("rgb_mean", (0, 0, 0))),
         std=tuple(settings.get("rgb_std", (1, 1, 1))),

@@ -1,6 +1,7 @@
 """model.evaluate: the figures of a network, against numpy over every image."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
@@ -149,6 +150,24 @@ def test_the_report(trained, tmp_path, capsys):
         assert f"{name}  {images:>6}  {right:>7}" in done.stdout
     picture = cv2.imread(str(tmp_path / "new" / "r-confusion.png"))
     assert picture.shape[0] > 300
+
+
+def test_best_is_the_checkpoint_of_the_link(trained, tmp_path, capsys):
+    for file in trained.glob("x-*"):
+        shutil.copy(file, tmp_path)
+    link = tmp_path / "x-best.params"
+    best = [str(tmp_path / "x"), "best", *arguments(trained)[2:]]
+    assert evaluate.main(best) == 2
+    assert f"{link} is missing: give an epoch" in capsys.readouterr().err
+    Checkpoints(tmp_path / "x").set_best(Place(3))
+    assert evaluate.main(best) == 0
+    of_best = capsys.readouterr().out
+    assert evaluate.main([best[0], "3", *best[2:]]) == 0
+    assert of_best == capsys.readouterr().out and "x, epoch 3: 23 images" in of_best
+    link.unlink()
+    shutil.copy(tmp_path / "x-0003.params", link)  # as where there are no links
+    assert evaluate.main(best) == 2
+    assert f"{link}: a copy, not a link: give the epoch" in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_plain_mxnet(trained, capsys):

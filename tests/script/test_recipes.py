@@ -371,6 +371,7 @@ def test_an_average_is_there_where_its_generation_is(tmp_path, monkeypatch):
     assert averages.load(Place(2)).params["aux:m"].tolist() == [3, 3]
     checkpoints.set_best(Place(1))
     assert os.readlink(tmp_path / "x-best.params") == "x-ema-0001.params"
+    assert checkpoints.best() == (str(tmp_path / "x-ema"), Place(1))
     checkpoints.remove([Place(1)])
     # Epoch 3 again, without an average: the one of before is not of it.
     checkpoints.save(Place(3), symbol, params, {}, {})
