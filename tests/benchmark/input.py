@@ -29,6 +29,7 @@ from log.machine import usable_cores
 from model.devices import has_bfloat16, import_mxnet
 from tests.benchmark.peers.environments import INHERITED, ROOT, PeerError, last_line, python_of
 from tests.benchmark.peers.pillow_decoding import decoding_alone
+from tests.benchmark.speed import undisturbed
 
 BATCH = 16
 #: Seconds of decoding, and several parts of each reader.
@@ -113,18 +114,24 @@ def input_on(cores, flags, rec, rounds) -> dict:
         rec, "--benchmark", "input", "--benchmark-batches", BATCHES, "--data-nthreads", cores,
         *flags,
     )  # fmt: skip
-    speeds, first = [], []
-    for _ in range(rounds):
+
+    def once() -> dict:
         line = output_of(reader, cores).splitlines()[-1]
-        speeds.append(float(re.search(r": ([\d.]+) images/s,", line)[1]))
-        first.append(float(re.search(r"first batch after ([\d.]+) s", line)[1]))
-    return {"speed": statistics.median(speeds), "first": statistics.median(first)}
+        speed = float(re.search(r": ([\d.]+) images/s,", line)[1])
+        return {"speed": speed, "first": float(re.search(r"batch after ([\d.]+) s", line)[1])}
+
+    found = [undisturbed(once) for _ in range(rounds)]
+    return {name: statistics.median(each[name] for each in found) for name in ("speed", "first")}
 
 
 def pillow_on(cores, rounds, python, worker, *arguments) -> float:
     """Return the images/s that a worker of the DataLoader's environment prints."""
     command = [python, "-m", f"tests.benchmark.peers.{worker}", *arguments]
-    found = [json.loads(output_of(command, cores).splitlines()[-1]) for _ in range(rounds)]
+
+    def once() -> dict:
+        return json.loads(output_of(command, cores).splitlines()[-1])
+
+    found = [undisturbed(once) for _ in range(rounds)]
     return statistics.median(each["images_s"] for each in found)
 
 

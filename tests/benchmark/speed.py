@@ -6,7 +6,7 @@ Makes an environment for each peer under .venv-peers/ (once), measures everythin
 each time in a process of its own, and prints the medians as Markdown tables. What another process
 has disturbed is measured again, and said where it can't be helped. Every row is this
 project against one peer in the same type, unless it says otherwise. Each has all usable cores,
-but for "MXNet as it comes", which has what it takes. Then the share of the machine's own ceiling:
+but for "plain MXNet", which has what it takes. Then the share of the machine's own ceiling:
 the FLOP/s of a training step against those of the best matrix product measured in the same run.
 """
 
@@ -28,7 +28,7 @@ from tests.benchmark.peers.environments import INHERITED, ROOT, PeerError, last_
 
 TIME_LIMIT = 900  # seconds for one measurement, the compiler's time included
 # The share of the machine that other processes may take before a measurement is repeated.
-DISTURBED, ATTEMPTS = 0.05, 3
+DISTURBED, ATTEMPTS = 0.02, 3
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def keras(dtype, **more):
 
 
 PLAIN = Contestant(
-    "MXNet as it comes", "mxnet_networks", None, "plain", variables={"OMP_NUM_THREADS": None}
+    "plain MXNet", "mxnet_networks", None, "plain", variables={"OMP_NUM_THREADS": None}
 )
 # The network of 2017 does not run on oneDNN in MXNet 1.9.1.
 SLICED = Contestant(
-    "2017 network, sliced, oneDNN off", "mxnet_networks", None, "sliced",
+    "the network of the 2017 script", "mxnet_networks", None, "sliced",
     variables={"MXNET_MKLDNN_ENABLED": "0", "MXNET_STORAGE_FALLBACK_LOG_VERBOSE": "0"},
 )  # fmt: skip
 ONNX = Contestant("ONNX Runtime", "onnx_runtime", "onnx")
