@@ -51,6 +51,11 @@ def by_data_type(text: Callable[[DataSet], object]) -> str:
     return f"(default by data type: {values})"
 
 
+def _training_records(data: DataSet) -> str:
+    cropped, scaled = data.train_records[1], data.train_records[2]
+    return scaled if cropped == scaled else f"{scaled} or, with --aug-level 1, {cropped}"
+
+
 @dataclass(frozen=True)
 class Data(Flags):
     """Which records, and how they enter the network."""
@@ -64,7 +69,7 @@ class Data(Flags):
     data_train: str = flag(
         None,
         "training records: a file, a folder of them, or several with ; between "
-        + by_data_type(lambda data: data.train_records[2]),
+        + by_data_type(_training_records),
         metavar="REC",
         kept=True,
         shared=False,
@@ -124,8 +129,8 @@ class Data(Flags):
     )
     data_readers: Optional[int] = flag(
         None,
-        "parts of the training records that are read and decoded side by side, at most one per "
-        "32 MB; MXNet gives each at most half of the cores. Another number is another "
+        "readers of the training records, which work side by side; at most one per 32 MB of "
+        "records. MXNet gives each at most half of the cores. Another number is another "
         f"order of the images (default: {READERS}; that of the checkpoint that is resumed)",
         whole(1),
         "N",

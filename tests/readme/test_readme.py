@@ -271,7 +271,7 @@ def test_commands_on_what_was_trained(in_workshop, capfd):
 def test_the_onnx_example_predicts_as_model_predict(in_workshop, capsys):
     pixels = np.random.RandomState(0).randint(0, 256, (45, 61, 3)).astype(np.uint8)
     cv2.imwrite("photo.jpg", pixels)
-    assert convert.main(["onnx", "model/mine", "30", "mine.onnx"]) == 0
+    assert convert.main(["onnx", "model/mine", "30", "out.onnx"]) == 0
     capsys.readouterr()
     assert predict.main(["model/mine", "30", "photo.jpg", "--top=1", "--csv"]) == 0
     _, _, _, name, probability = capsys.readouterr().out.splitlines()[1].split(",")
@@ -283,7 +283,7 @@ def test_the_onnx_example_predicts_as_model_predict(in_workshop, capsys):
 def test_own_images_from_folders_to_training(tmp_path):
     """The commands of the front page that need images in folders, and the ten-crop evaluation."""
     lines = run_by("test_own_images_from_folders_to_training")
-    pack, verify, train, evaluate, pack_photos, ten_crop = lines
+    pack, verify, train, evaluate, pack_photos, pack_test, evaluate_test, ten_crop = lines
     rng = np.random.RandomState(0)
     for name in ("cats", "dogs"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -298,7 +298,17 @@ def test_own_images_from_folders_to_training(tmp_path):
     python = f'python() {{ PYTHONPATH="{ROOT}" "{sys.executable}" "$@"; }}'
     scores = [line.replace(" 30 ", " 1 ") for line in (evaluate, ten_crop)]
     scores[1] = scores[1].replace("256,288,320", "36,48")
-    text = "\n".join([python, pack, verify, train, *scores, "cp -r images photos", pack_photos])
+    held_out = [
+        "mkdir -p images/train images/test/cats images/test/dogs",
+        "mv images/cats images/dogs -t images/train",
+        "mv images/train/cats/1?.jpg images/test/cats",
+        "mv images/train/dogs/1?.jpg images/test/dogs",
+        pack_test,
+        evaluate_test.replace(" 30 ", " 1 "),
+    ]
+    text = "\n".join(
+        [python, pack, verify, train, *scores, "cp -r images photos", pack_photos, *held_out]
+    )
     process = subprocess.run(
         ["bash", "-ec", text], cwd=tmp_path, capture_output=True, text=True, timeout=300
     )
@@ -308,6 +318,7 @@ def test_own_images_from_folders_to_training(tmp_path):
     assert (tmp_path / "model" / "mine-0001.params").exists()
     accuracy = re.search(r"Validation-accuracy=(\S+)", process.stdout)[1]
     assert f"4 images of data/mine/val.rec\naccuracy {accuracy}" in process.stdout
+    assert "20 images of data/mine-test/val.rec\n" in process.stdout
     for name in ("data/mine/train-samples.png", "data/mine/val-augmented.png",
                  "log/mine-confusion.csv", "data/photos/train.rec"):  # fmt: skip
         assert (tmp_path / name).exists()
