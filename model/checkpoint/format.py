@@ -18,7 +18,7 @@ import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -205,3 +205,12 @@ class Names:
             return []
         except OSError as error:
             raise ModelError(f"{self.folder}: {error.strerror}") from None
+
+
+def named_by_params(name: str) -> Optional[Tuple[str, Place]]:
+    """Return (prefix, place) of a .params file of an epoch; None for other names.
+
+    The reverse of `Names.params`.
+    """
+    match = re.fullmatch(r"(.+)-(\d{4,})\.params", name)
+    return (match[1], Place(int(match[2]))) if match else None

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import logging
 import os
-import re
 import shutil
 import tempfile
 from functools import partial
@@ -21,7 +20,16 @@ from log import locks
 from log.files import PathLike, name_part, open_file, part_of, read_file, write_part, write_whole
 from model import ModelError
 from model.checkpoint import ndarray_file
-from model.checkpoint.format import Arrays, Description, Generation, Names, Place, RunState, listed
+from model.checkpoint.format import (
+    Arrays,
+    Description,
+    Generation,
+    Names,
+    Place,
+    RunState,
+    listed,
+    named_by_params,
+)
 
 _log = logging.getLogger(__name__)
 # What symlink raises on FAT, exFAT and SMB.
@@ -60,16 +68,19 @@ class SavedGenerations:
         """Return (prefix, place) of the parameters that PREFIX-best.params links to; with --ema,
         the prefix is that of the averaged ones. Raises ModelError if there is no such link."""
         link = self.names.best
-        if link.exists() and not link.is_symlink():
-            raise ModelError(
-                f"{link}: a copy, not a link: give the epoch, which the run's last log line names"
-            )
         if not link.is_symlink():
+            if link.exists():
+                raise ModelError(
+                    f"{link}: a copy, not a link: give the epoch, which the run's last log line "
+                    "names"
+                )
             raise ModelError(f"{link} is missing: give an epoch in place of best")
-        target = re.fullmatch(r"(.+)-(\d{4,})\.params", os.readlink(link))
-        if not target:
-            raise ModelError(f"{link}: a link to {os.readlink(link)}, not to a checkpoint")
-        return str(self.folder / target[1]), Place(int(target[2]))
+        target = os.readlink(link)
+        named = named_by_params(target)
+        if not named:
+            raise ModelError(f"{link}: a link to {target}, not to a checkpoint")
+        name, place = named
+        return str(self.folder / name), place
 
     def load(self, place: Place) -> Generation:
         """Return the generation at `place`. Raises ModelError if any byte of it is wrong."""
