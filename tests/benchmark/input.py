@@ -108,6 +108,12 @@ def ours(rec, *more):
     ]  # fmt: skip
 
 
+def medians(measurement, rounds) -> dict:
+    """Return the median of each figure that `measurement()` gives."""
+    found = [undisturbed(measurement) for _ in range(rounds)]
+    return {name: statistics.median(each[name] for each in found) for name in found[0]}
+
+
 def input_on(cores, flags, rec, rounds) -> dict:
     """Return images/s and the seconds to the first batch, on that many cores."""
     reader = ours(
@@ -120,8 +126,7 @@ def input_on(cores, flags, rec, rounds) -> dict:
         speed = float(re.search(r": ([\d.]+) images/s,", line)[1])
         return {"speed": speed, "first": float(re.search(r"batch after ([\d.]+) s", line)[1])}
 
-    found = [undisturbed(once) for _ in range(rounds)]
-    return {name: statistics.median(each[name] for each in found) for name in ("speed", "first")}
+    return medians(once, rounds)
 
 
 def pillow_on(cores, rounds, python, worker, *arguments) -> float:
@@ -131,8 +136,7 @@ def pillow_on(cores, rounds, python, worker, *arguments) -> float:
     def once() -> dict:
         return json.loads(output_of(command, cores).splitlines()[-1])
 
-    found = [undisturbed(once) for _ in range(rounds)]
-    return statistics.median(each["images_s"] for each in found)
+    return medians(once, rounds)["images_s"]
 
 
 def loader_on(cores, level, folder, python, rounds) -> float:
@@ -173,8 +177,7 @@ def training_in(dtype, rec, folder, rounds) -> dict:
 def input_table(rec, folder, python, paths, rounds, out) -> None:
     """Print images/s of each core."""
     decoding = out["decoding alone"] = {
-        name: statistics.median(decoding_alone(paths, decode) for _ in range(rounds))
-        for name, decode in decoders().items()
+        name: decoding_alone(paths, decode) for name, decode in decoders().items()
     }
     decoding["Pillow"] = pillow_on(1, rounds, python, "pillow_decoding", folder)
     alone = decoding["OpenCV"]
