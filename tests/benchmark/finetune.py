@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import mxnet as mx
-
+from data.digits.source import digits
+from data.packing.writer import encode_png, write_records
 from log.curves import read_log
 from log.pictures import plot_curves
 
@@ -22,18 +22,12 @@ ROOT = Path(__file__).parent.parent.parent
 RATES = (0.1, 0.03, 0.01)
 
 
-def split(source: Path, target: Path, digits: range):
-    """Copy the records of some digits, labelled from 0."""
-    for name in ("train", "val"):
-        reader = mx.recordio.MXRecordIO(str(source / f"{name}.rec"), "r")
-        target.mkdir(exist_ok=True)
-        writer = mx.recordio.MXRecordIO(str(target / f"{name}.rec"), "w")
-        while record := reader.read():
-            header, image = mx.recordio.unpack(record)
-            if header.label in digits:
-                header = header._replace(label=header.label - digits[0])
-                writer.write(mx.recordio.pack(header, image))
-        writer.close()
+def write_digits(folder: Path, labels: range):
+    """Write the records of some of the digits, labelled from 0."""
+    for name, images in digits().items():
+        chosen = [(label - labels[0], image) for label, image in images if label in labels]
+        items = ((label, encode_png(image)) for label, image in chosen)
+        write_records(folder / f"{name}.rec", items, total=len(chosen))
 
 
 def train(folder, data, prefix, *arguments):
@@ -60,13 +54,11 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare = [sys.executable, "-m", "data.digits.prepare", "--out", name]
-        subprocess.run(prepare, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        split(folder, folder / "low", range(5))
-        split(folder, folder / "high", range(5, 10))
+        write_digits(folder / "low", range(5))
+        write_digits(folder / "high", range(5, 10))
         train(folder, "low", "low", "--num-epochs=10")
         best = {}
-        for name, more in (("from scratch", []), ("from 0 to 4", ["--pretrained=low,10"])):
+        for name, more in (("new", []), ("fine-tuned", ["--pretrained=low,10"])):
             for rate in RATES:
                 same = [*more, f"--num-epochs={args.epochs}", f"--lr={rate}"]
                 runs = [

@@ -7,6 +7,7 @@ import mxnet as mx
 import pytest
 
 from model.network.cost import training_flops
+from tests.benchmark.finetune import train, write_digits
 from tests.benchmark.peers.environments import PeerError
 from tests.benchmark.speed import (
     ATTEMPTS,
@@ -90,3 +91,9 @@ def test_rows_that_there_are_not():
     )
     assert process.returncode == 2
     assert process.stderr.count("\n") == 1 and "'batch 7'" in process.stderr
+
+
+def test_fine_tuning_begins_with_records_that_a_run_reads(tmp_path):
+    write_digits(tmp_path / "high", range(5, 10))
+    figures = train(tmp_path, "high", "x", "--num-epochs=1")
+    assert set(figures["Validation", "accuracy"]) == {1}
