@@ -33,6 +33,16 @@ def params_for(
     return with_epsilon(params, made["bn_eps"], arguments["bn_eps"])
 
 
+def expected_pixels(network: Network, largest: float) -> str:
+    """Return in words how images are normalised for `network`, of pixels from 0 to `largest`."""
+    if not network.says_preprocessing:
+        return "the checkpoint does not say how its images are normalised"
+    mean, std = (
+        ",".join(f"{x * largest / 255:.4g}" for x in each) for each in (network.mean, network.std)
+    )
+    return f"mean {mean}, std {std} of pixels from 0 to {largest:g}"
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a file, and the folders it is in, whole or not at all. Raises ModelError."""
     try:

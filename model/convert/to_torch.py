@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, outcome: Outcome) -> str:
-    from model.convert.exporting import params_for, write_file
+    from model.convert.exporting import expected_pixels, params_for, write_file
     from model.convert.torch import writing
     from model.convert.torch.layers import SYMBOL_ARGUMENTS
     from model.network.loading import load_network
@@ -28,6 +28,4 @@ def run(args: argparse.Namespace, outcome: Outcome) -> str:
     content = writing.dump(params)
     outcome.begun()
     write_file(args.out, content)
-    # PyTorch's pixels are from 0 to 1.
-    mean, std = (",".join(f"{x / 255:.4g}" for x in each) for each in (network.mean, network.std))
-    return f"{args.out}: mean {mean}, std {std} of pixels from 0 to 1"
+    return f"{args.out}: {expected_pixels(network, 1)}"

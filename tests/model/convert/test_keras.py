@@ -67,9 +67,33 @@ def test_a_whole_model_of_keras_gives_the_same_checkpoint(keras_files, from_kera
         np.testing.assert_array_equal(found[entry], array, err_msg=entry)
 
 
-def test_back_to_keras(keras_model, from_keras, tmp_path):
+def test_back_to_keras(tf, keras_model, from_keras, tmp_path, capsys):
+    capsys.readouterr()
     assert main(["to-keras", from_keras, "0", str(tmp_path / "back.h5")]) == 0
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/back.h5: for Xception(weights=None, classes=1000); "
+        "mean 127.5,127.5,127.5, std 127.5,127.5,127.5 of pixels from 0 to 255\n"
+    )
+    pixels = np.linspace(0, 255, 7, dtype=np.float32)
+    expected = tf.keras.applications.xception.preprocess_input(pixels.copy())
+    np.testing.assert_allclose((pixels - 127.5) / 127.5, expected, atol=1e-6)
     assert_loads(keras_model, tmp_path / "back.h5")
+
+
+def test_how_keras_loads_what_was_trained_otherwise(keras_files, from_keras, tmp_path, capsys):
+    made, plain = str(tmp_path / "made"), str(tmp_path / "plain")
+    pixels = ["--image-size", "150", "--rgb-mean", "0,0,0", "--rgb-std", "1,1,1"]
+    assert main(["keras", str(keras_files / "legacy.h5"), made, *pixels]) == 0
+    mx.model.save_checkpoint(plain, 0, *mx.model.load_checkpoint(from_keras, 0))
+    capsys.readouterr()
+    for prefix in (made, plain):
+        assert main(["to-keras", prefix, "0", f"{prefix}.h5"]) == 0
+    assert capsys.readouterr().out == (
+        f"{made}.h5: for Xception(weights=None, classes=1000, input_shape=(150, 150, 3)); "
+        "mean 0,0,0, std 1,1,1 of pixels from 0 to 255\n"
+        f"{plain}.h5: for Xception(weights=None, classes=1000); "
+        "the checkpoint does not say how its images are normalised\n"
+    )
 
 
 def test_keras_3(from_keras, tmp_path):

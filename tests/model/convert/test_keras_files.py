@@ -54,11 +54,13 @@ def test_shortcuts_of_any_numbers(path, tmp_path, names):
     assert all(np.array_equal(found[entry], a) for entry, a in entries(tmp_path / "x").items())
 
 
-def test_without_the_top_and_back(base, path, tmp_path):
+def test_without_the_top_and_back(base, path, tmp_path, capsys):
     """As the notop file that Keras publishes."""
     assert main(["keras", str(path), str(tmp_path / "x")]) == 0
     assert mx.sym.load(str(tmp_path / "x-symbol.json")).list_outputs() == ["features_output"]
     assert main(["to-keras", str(tmp_path / "x"), "0", str(tmp_path / "back.h5")]) == 0
+    expected = 'back.h5: for Xception(weights=None, include_top=False, pooling="avg"); mean 127.5'
+    assert expected in capsys.readouterr().out
     assert_loads(base, tmp_path / "back.h5")
 
 
