@@ -6,6 +6,7 @@
 import hashlib
 import json
 import math
+import socket
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
@@ -114,13 +115,14 @@ def batches_of_epoch(plan: Plan, images: Images, cluster: Cluster, notices: Noti
 
 
 def announce_job(plan: Plan, cluster: Cluster, notices: Notices) -> None:
-    """Say how several workers affect batch size and learning rate."""
+    """Say which worker this is, and how several of them affect batch size and learning rate."""
     if cluster.workers == 1:
         return
     batch_size, devices = plan.training.batch_size, plan.devices
     images = batch_size * cluster.workers
+    worker = f"worker {cluster.rank} of {cluster.workers}, on {socket.gethostname()}"
     notices.info(
-        f"{devices.kv_store}: worker {cluster.rank} of {cluster.workers}; "
+        f"{devices.kv_store}: {worker}; "
         + (
             f"the servers make one update per batch of {batch_size} images and keep the "
             "momentum: a resumed run starts without it and is not exact"

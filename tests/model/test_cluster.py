@@ -225,6 +225,8 @@ def test_a_stopped_and_a_killed_job_go_on_exactly_from_one_disk(train):
     job = train("through", *flags, **roles)
     assert set(job.codes().values()) == {0}, job.outputs("")
     (through,) = job.with_checkpoint()
+    named = {re.search(r"worker (\d) of 3, on (\S+);", text).groups() for text in job.outputs()}
+    assert named == {(str(rank), socket.gethostname()) for rank in range(3)}
     validations = [re.findall(r"Validation-\S+", output) for output in job.outputs()]
     assert len(validations[0]) == 6 and validations == 3 * validations[:1]
 
