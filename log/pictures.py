@@ -68,12 +68,12 @@ def plot_curves(runs: Mapping[str, Run], path: PathLike) -> Path:
                 # Markers too if they are few: a line needs two points.
                 marker = "." if len(of_part) < 40 else None
                 axis.plot(*points(of_part), style, color=colour, marker=marker)
-        _log_scale(axis, label)
+        _log_scale(axis, label, 2.5)
     if with_rate:
         for colour, run in zip(cycle(_COLOURS), runs.values()):
             rate = points(run.get(LEARNING_RATE, {}))
             axes[-1].plot(*rate, color=colour, drawstyle="steps-pre")
-        _log_scale(axes[-1], "learning rate")
+        _log_scale(axes[-1], "learning rate", 1.5)
     figure.align_ylabels(axes)
     for axis in axes:
         axis.grid(True, which="major", color="0.9")
@@ -89,12 +89,12 @@ class _Plain(LogFormatter):
         return f"{value:g}" if super().__call__(value, place) else ""
 
 
-def _log_scale(axis: Axes, label: str) -> None:
+def _log_scale(axis: Axes, label: str, most: float) -> None:
+    """most : powers of ten that the axis may span to have labels between them too."""
     axis.set_yscale("log")
     axis.set_ylabel(label)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    # Between the powers of ten if the axis spans few of them.
-    axis.yaxis.set_minor_formatter(_Plain(minor_thresholds=(1.5, 0.6)))
+    axis.yaxis.set_minor_formatter(_Plain(minor_thresholds=(most, 0.6)))
 
 
 def _label(axis: Axes, runs: Mapping[str, Run]) -> None:

@@ -1,5 +1,6 @@
 """log/: lines and curves."""
 
+import re
 import resource
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from log import LogError
 from log.curves import read_log, read_run
 from log.metrics import Event, Line, MetricsFile, read_metrics
+from log.pictures import plot_curves
 from log.plot_curves import draw_text, main
 from tests.runs import ROOT
 
@@ -135,6 +137,12 @@ def test_svg_and_the_default_name(logs):
     assert "<svg" in (logs / "x.svg").read_text()
     assert main([str(logs / "new.log")]) == 0
     assert (logs / "new.png").exists()
+
+
+def test_an_axis_of_two_powers_of_ten_has_more_labels_than_these(tmp_path):
+    run = {(part, "accuracy"): {1: 0.2, 2: 0.97} for part in ("Train", "Validation")}
+    text = plot_curves({"x": run}, tmp_path / "x.svg").read_text()
+    assert {"0.04", "0.06", "0.1", "0.2", "0.4", "0.6"} <= set(re.findall("<!-- (.*?) -->", text))
 
 
 def figures_of(place, loss):
