@@ -193,7 +193,7 @@ def _check_rate(plan: Plan, saved: Dict[str, Any], then: Dict[str, Any]) -> None
     if then["optimizer"] != optimizer:
         raise ModelError(
             f"--optimizer {optimizer}, but the run's rate is for {then['optimizer']} "
-            f"(--recipe {then['recipe']}): give the same, or --lr"
+            f"(--recipe {then['recipe']}): give --optimizer {then['optimizer']}, or --lr"
         )
 
 
