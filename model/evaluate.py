@@ -92,7 +92,7 @@ def _parser() -> OneLineParser:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     with command("model.evaluate", writes_files=True) as outcome:
         args = parse_arguments(argv)
-        import_mxnet()
+        import_mxnet(1 if args.gpus else args.cpus)
         from model.inference import reports, scoring
 
         ready = scoring.prepare(args)

@@ -1,10 +1,12 @@
 """The devices, data type and memory of a run."""
 
+import os
 from typing import Optional, Tuple
 
 import mxnet as mx
 
 from data import DataError
+from log.machine import usable_cores
 from log.notices import Notices
 from model import ModelError, devices
 from model.checkpoint import Generation
@@ -33,6 +35,7 @@ def choose_contexts(plan: Plan, notices: Notices) -> Contexts:
         contexts = tuple(mx.gpu(i) for i in wanted)
     else:
         contexts = tuple(mx.cpu(i) for i in range(plan.devices.cpus or 1))
+        _check_threads(len(contexts), notices)
         # NCCL would take the numbers of CPU contexts for those of GPUs.
         if plan.devices.kv_store == "nccl" and len(contexts) > 1:
             raise ModelError("--kv-store nccl: for GPUs only; device and local are for CPUs too")
@@ -42,6 +45,17 @@ def choose_contexts(plan: Plan, notices: Notices) -> Contexts:
             "devices"
         )
     return contexts
+
+
+def _check_threads(contexts: int, notices: Notices) -> None:
+    """Warn of more threads than cores: in MXNet's BatchNorm, all wait for the last one."""
+    threads, cores = os.environ.get("OMP_NUM_THREADS", ""), usable_cores()
+    if threads.isdigit() and int(threads) > 1 and int(threads) * contexts > cores:
+        each = f" for each of {contexts} devices" if contexts > 1 else ""
+        notices.warn(
+            f"OMP_NUM_THREADS={threads}{each}, but {cores} usable cores: training will be several "
+            "times slower; unset the variable"
+        )
 
 
 def agree_on_dtype(

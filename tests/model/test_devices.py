@@ -1,5 +1,6 @@
 """model/devices.py, alone and through the script."""
 
+import logging
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from log.notices import Notices
 from model import ModelError, devices
 from model.plan import Plan
+from model.training import hardware
 from model.training.hardware import choose_contexts
 
 ROOT = Path(__file__).parents[2]
@@ -163,6 +165,24 @@ def test_gpus_that_mxnet_does_not_run_on(wanted, found, message):
     with pytest.raises(ModelError, match=message) as error:
         devices.check_gpus(wanted, found)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("threads", "contexts", "cores", "warned"),
+    [
+        ("2", 1, 2, None),
+        ("1", 4, 2, None),  # teams of a single thread wait for nobody
+        ("4", 1, 2, "OMP_NUM_THREADS=4, but 2 usable cores: "),
+        ("2", 2, 3, "OMP_NUM_THREADS=2 for each of 2 devices, but 3 usable cores: "),
+    ],
+)
+def test_more_threads_than_cores_are_a_warning(threads, contexts, cores, warned, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(hardware, "usable_cores", lambda: cores)
+    notices = Notices()
+    choose_contexts(Plan.of(["--gpus=", f"--cpus={contexts}"]), notices)
+    assert [notice.level for notice in notices] == [logging.WARNING] * bool(warned)
+    assert not warned or notices[0].text.startswith(warned)
 
 
 def test_nccl_is_refused_on_cpus():
