@@ -1,15 +1,9 @@
 """``to-keras``: a checkpoint to a Keras weights file."""
 
 import argparse
-from typing import TYPE_CHECKING, Dict
 
 from log.command import Outcome
 from model.convert.arguments import add_export_arguments
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from model.network.loading import Network
 
 NAME = "to-keras"
 HELP = "a checkpoint to a Keras weights file"
@@ -38,16 +32,5 @@ def run(args: argparse.Namespace, outcome: Outcome) -> str:
     content = writing.dump(params)
     outcome.begun()
     write_file(args.out, content)
-    return f"{args.out}: for {_constructor(network, params)}; {expected_pixels(network, 255)}"
-
-
-def _constructor(network: "Network", params: "Dict[str, np.ndarray]") -> str:
-    """Return the Python expression that makes Keras' network for the weights."""
-    from model.network.layers import HEAD
-
-    head = params.get(f"arg:{HEAD}_bias")
-    top = 'include_top=False, pooling="avg"' if head is None else f"classes={len(head)}"
-    arguments = ["weights=None", top]
-    if network.image_shape and network.image_shape[1:] != (299, 299):
-        arguments.append("input_shape=({1}, {2}, {0})".format(*network.image_shape))
-    return f"Xception({', '.join(arguments)})"
+    constructor = writing.constructor(params, network.image_shape)
+    return f"{args.out}: for {constructor}; {expected_pixels(network, 255)}"
